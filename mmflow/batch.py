@@ -1,0 +1,228 @@
+"""What travels between the rooms, and the conventions that all of them share.
+
+Letters: B samples, C latent channels, T frames, H height, W width, N visual tokens, L context tokens, D model width,
+K heads, E head width, P context parts (one per text encoder sequence), V pooled width. `B C T H W` always: a picture
+is a video with T=1.
+
+Conventions: t=0 is data and t=1 is noise, in [0, 1] and fp32; pixels are in [-1, 1] (uint8 until they reach the
+device); latents are normalised, (latent - shift) * scale.
+
+A step is a bag of samples of any shape: `groups`, a tuple of dense tensors `B_g C T H W`. Everything that is stated per
+sample (captions, u, keys, ...) is in the order of the samples in the groups, first group first.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import groupby, islice
+from typing import Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+LEVELS = tuple(k / 8 for k in range(1, 9))
+"""Times at which validation loss is taken (SD3 paper, section 5.3.3)."""
+Key = tuple[str | int, ...]
+"""Whose draw or sample it is: (source, shard, member)."""
+Groups = tuple[Float[Tensor, "_ _ _ _ _"], ...]
+
+
+def count(groups: tuple[Tensor, ...]) -> int:
+    """Number of samples in a bag."""
+    return sum(len(group) for group in groups)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One decoded item of a source, not yet part of a step."""
+
+    key: Key
+    """(source, shard, member): unique over all sources."""
+    visit: int
+    """Passes over its source before this one."""
+    frames: UInt8[np.ndarray, "T H W 3"]
+    """RGB, already cropped to its bucket."""
+    caption: str
+
+
+@dataclass(frozen=True)
+class Hole:
+    """A planned sample that could not be read. It is never replaced: it counts zero in the loss and is reported."""
+
+    key: Key
+    reason: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class TextFeatures:
+    """What the frozen text encoders say of B captions, packed: no padding between captions of different length."""
+
+    context: Float[Tensor, "L C"]
+    """Token features, sample by sample and, within a sample, part by part."""
+    lengths: Int[Tensor, "B P"]
+    """Tokens of each sample in each part.
+
+    Stays in host memory, so that no step waits for the device to know a shape.
+    """
+    pooled: Float[Tensor, "B V"]
+
+    def __post_init__(self) -> None:
+        assert len(self.context) == int(self.lengths.sum()), "context rows must equal the sum of the lengths"
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def select(self, samples: list[int]) -> "TextFeatures":
+        """The features of the named samples, in the named order; one sample may be named several times."""
+        pieces = self.context.split(self.lengths.sum(1).tolist())
+        return TextFeatures(
+            context=torch.cat([pieces[i] for i in samples]) if samples else self.context[:0],
+            lengths=self.lengths[samples],
+            pooled=self.pooled[samples],
+        )
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "TextFeatures":
+        """Features on another device; lengths stay where they are."""
+        return TextFeatures(
+            self.context.to(device, non_blocking=non_blocking),
+            self.lengths,
+            self.pooled.to(device, non_blocking=non_blocking),
+        )
+
+    @staticmethod
+    def cat(parts: "list[TextFeatures]") -> "TextFeatures":
+        """The samples of all `parts`, one after the other."""
+        return TextFeatures(
+            torch.cat([part.context for part in parts]),
+            torch.cat([part.lengths for part in parts]),
+            torch.cat([part.pooled for part in parts]),
+        )
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is given of one group: clean latents where the mask is 0; 1 marks what is to be generated."""
+
+    latents: Float[Tensor, "B C T H W"]
+    mask: Float[Tensor, "B 1 T H W"]
+
+    def select(self, samples: list[int]) -> "Known":
+        return Known(self.latents[samples], self.mask[samples])
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """All that the network is told beside z_t and t."""
+
+    text: TextFeatures
+    known: tuple[Known, ...] | None = None
+    """One entry per group, or None: nothing is known and everything is generated."""
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Conditioning":
+        """All tensors on `device`, the lengths of the text aside."""
+        known = None
+        if self.known is not None:
+            known = tuple(Known(k.latents.to(device), k.mask.to(device)) for k in self.known)
+        return Conditioning(self.text.to(device, non_blocking=non_blocking), known)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One rank's share of one micro-step.
+
+    Made in a loader's worker; latents and conditioning are added on the device.
+    """
+
+    pixels: tuple[UInt8[Tensor, "B 3 T H W"], ...]
+    captions: tuple[str, ...]
+    u: Float[Tensor, " B"]
+    """One uniform per sample, from which the objective's density makes t."""
+    eps: Groups
+    """Noise, in the shape of the latents."""
+    keys: tuple[Key, ...]
+    visits: tuple[int, ...]
+    planned: int
+    """Samples that the plan gave this optimizer step over all ranks and micro-steps; holes included."""
+    next_position: int
+    """Place in the plan after this optimizer step."""
+    closes_step: bool
+    """True for the last micro-step of an optimizer step."""
+    holes: tuple[Hole, ...] = ()
+    latents: Groups | None = None
+    conditioning: Conditioning | None = None
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
+        """All tensors on `device`."""
+
+        def move(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            return tuple(tensor.to(device, non_blocking=non_blocking) for tensor in tensors)
+
+        return dataclasses.replace(
+            self,
+            pixels=move(self.pixels),
+            u=self.u.to(device, non_blocking=non_blocking),
+            eps=move(self.eps),
+            latents=None if self.latents is None else move(self.latents),
+            conditioning=None if self.conditioning is None else self.conditioning.to(device, non_blocking=non_blocking),
+        )
+
+    def pin_memory(self) -> "Batch":
+        """Page-locked copies, for transfers that do not wait."""
+        return dataclasses.replace(
+            self,
+            pixels=tuple(p.pin_memory() for p in self.pixels),
+            u=self.u.pin_memory(),
+            eps=tuple(e.pin_memory() for e in self.eps),
+        )
+
+
+@dataclass(frozen=True)
+class Request:
+    """One picture or clip to make."""
+
+    index: int
+    """Names its file; has no part in what is made."""
+    prompt: str
+    seed: int
+    frames: int
+    """In pixels, like height and width; 1 is a picture."""
+    height: int
+    width: int
+    num_steps: int | None = None
+    """None: the run's own setting."""
+    guidance_scale: float | None = None
+    """None: the run's own setting; 1 is no guidance."""
+    negative_prompt: str | None = None
+    """None: guidance away from the null state."""
+
+
+def request_batches(requests: Iterable[Request], batch_size: int) -> Iterator[list[Request]]:
+    """Requests that can be made at once: of one shape and number of steps, in the order of their index."""
+
+    def together(request: Request) -> tuple[int, ...]:
+        return request.frames, request.height, request.width, request.num_steps or 0
+
+    ordered = sorted(requests, key=lambda request: (*together(request), request.index))
+    for (frames, *_), group in groupby(ordered, key=together):
+        limit = max(1, batch_size // frames)
+        while chunk := list(islice(group, limit)):
+            yield chunk
+
+
+class Codec(Protocol):
+    """The frozen networks, as sampling sees them."""
+
+    def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
+        """(C, t, h, w) of the latents of T x H x W pixels; ValueError if the stride does not divide them."""
+
+    def encode_text(self, captions: list[str]) -> TextFeatures:
+        """Features on the host; an empty caption is the null state."""
+
+    def decode(self, latents: Float[Tensor, "B C t h w"]) -> Float[Tensor, "B 3 T H W"]:
+        """Pixels of normalised latents."""

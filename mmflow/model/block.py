@@ -1,0 +1,131 @@
+"""One MM-DiT block: two streams with their own weights that meet in attention (paper section 4, Fig 2)."""
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from mmflow.model.attention import AbstractAttention, joint_attention
+from mmflow.model.layout import Layout
+from mmflow.model.ragged import affine_rows, gate_rows
+
+NORM_EPS = 1e-6
+HEAD_WIDTH = 64
+
+Rows = Float[Tensor, "R D"]
+
+
+@dataclass(frozen=True)
+class Segments:
+    """Which rows of a packed stream belong to which sample."""
+
+    lengths: Int[Tensor, " B"]
+    dense: bool
+
+    def modulate(self, x: Rows, shift: Float[Tensor, "B D"], scale: Float[Tensor, "B D"]) -> Rows:
+        """LayerNorm without affine, then x (1 + scale) + shift per sample."""
+        x = F.layer_norm(x, x.shape[-1:], eps=NORM_EPS)
+        shift, scale = shift.to(x.dtype), scale.to(x.dtype)
+        if self.dense:
+            b = len(self.lengths)
+            return (x.view(b, -1, x.shape[-1]) * (1 + scale[:, None]) + shift[:, None]).view_as(x)
+        out: Tensor = affine_rows(x, shift, scale, self.lengths)
+        return out
+
+    def gated_add(self, x: Rows, y: Rows, gate: Float[Tensor, "B D"]) -> Rows:
+        """x + gate y per sample."""
+        y, gate = y.to(x.dtype), gate.to(x.dtype)
+        if self.dense:
+            b, d = len(self.lengths), x.shape[-1]
+            return (x.view(b, -1, d) + gate[:, None] * y.view(b, -1, d)).view_as(x)
+        out: Tensor = gate_rows(x, y.contiguous(), gate, self.lengths)
+        return out
+
+
+class HeadNorm(nn.Module):
+    """RMSNorm over the width of a head with a learnable scale: keeps attention logits bounded (section 5.3.2)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(HEAD_WIDTH))
+
+    def forward(self, x: Float[Tensor, "R K E"]) -> Float[Tensor, "R K E"]:
+        # The weight is cast on purpose: an fp32 weight on a bf16 input leaves torch's fused path.
+        return F.rms_norm(x, x.shape[-1:], self.weight.to(x.dtype), NORM_EPS)
+
+
+@final
+class Stream(nn.Module):
+    """The weights of one modality in one block.
+
+    Args:
+        width: D.
+        qk_norm: RMSNorm on queries and keys per head.
+        mlp_ratio: hidden width of the MLP over D.
+        last: pre-only: the stream is read by attention a last time and its output is dropped, so that it has neither
+            output projection nor MLP.
+    """
+
+    def __init__(self, width: int, *, qk_norm: bool, mlp_ratio: int, last: bool = False) -> None:
+        super().__init__()
+        self.num_heads, self.last = width // HEAD_WIDTH, last
+        self.modulation = nn.Linear(width, (2 if last else 6) * width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.norm_q = HeadNorm() if qk_norm else nn.Identity()
+        self.norm_k = HeadNorm() if qk_norm else nn.Identity()
+        if not last:
+            self.proj = nn.Linear(width, width)
+            hidden = mlp_ratio * width
+            self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width))
+
+    def modulations(self, y: Float[Tensor, "B D"]) -> tuple[Tensor, ...]:
+        """(shift1, scale1, gate1, shift2, scale2, gate2), or (shift1, scale1) of a last stream; each (B, D)."""
+        vectors: Tensor = self.modulation(F.silu(y))
+        return vectors.chunk(2 if self.last else 6, dim=1)
+
+    def queries_keys_values(self, x: Rows) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k, v of shape (R, K, E) from modulated tokens; q and k normalised per head."""
+        q, k, v = self.qkv(x).view(len(x), 3, self.num_heads, HEAD_WIDTH).unbind(1)
+        return self.norm_q(q), self.norm_k(k), v
+
+    def finish(self, x: Rows, attended: Float[Tensor, "R K E"], segments: Segments, mods: tuple[Tensor, ...]) -> Rows:
+        """The two residual branches: x += gate1 proj(attention); x += gate2 MLP(modulated x)."""
+        _, _, gate1, shift2, scale2, gate2 = mods
+        x = segments.gated_add(x, self.proj(attended.flatten(1)), gate1)
+        return segments.gated_add(x, self.mlp(segments.modulate(x, shift2, scale2)), gate2)
+
+
+@final
+class MMDiTBlock(nn.Module):
+    """Context and visual stream with separate weights and one joint attention."""
+
+    def __init__(self, width: int, *, qk_norm: bool, mlp_ratio: int, last: bool = False) -> None:
+        super().__init__()
+        self.context = Stream(width, qk_norm=qk_norm, mlp_ratio=mlp_ratio, last=last)
+        self.visual = Stream(width, qk_norm=qk_norm, mlp_ratio=mlp_ratio)
+
+    def forward(
+        self,
+        visual: Float[Tensor, "N D"],
+        context: Float[Tensor, "L D"],
+        y: Float[Tensor, "B D"],
+        layout: Layout,
+        attention: AbstractAttention,
+    ) -> tuple[Float[Tensor, "N D"], Float[Tensor, "L D"]]:
+        """Both streams after the block; y is the conditioning vector of each sample."""
+        visual_rows = Segments(layout.visual, layout.dense)
+        context_rows = Segments(layout.context, layout.dense)
+        visual_mods, context_mods = self.visual.modulations(y), self.context.modulations(y)
+        context_out, visual_out = joint_attention(
+            attention,
+            self.context.queries_keys_values(context_rows.modulate(context, *context_mods[:2])),
+            self.visual.queries_keys_values(visual_rows.modulate(visual, *visual_mods[:2])),
+            layout,
+        )
+        visual = self.visual.finish(visual, visual_out, visual_rows, visual_mods)
+        if not self.context.last:
+            context = self.context.finish(context, context_out, context_rows, context_mods)
+        return visual, context

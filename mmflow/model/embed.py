@@ -1,0 +1,86 @@
+"""Embeddings of time and place (paper section 5.3.2; released code for the layout of the sinusoids)."""
+
+import math
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from jaxtyping import Float
+from torch import Tensor, nn
+
+MAX_PERIOD = 10_000
+PAPER_GRID = 16
+"""Positions are stated in the units of a 16 x 16 grid, that of 256 x 256 pixels (paper: 256 / S)."""
+
+
+def time_sinusoid(t: Float[Tensor, " B"], width: int = 256) -> Float[Tensor, "B {width}"]:
+    """[cos | sin] of 1000 t over `width` / 2 frequencies from 1 to 1 / 10000, in fp32."""
+    half = width // 2
+    frequencies = torch.exp(-math.log(MAX_PERIOD) * torch.arange(half, dtype=torch.float32, device=t.device) / half)
+    angles = 1000 * t.float()[:, None] * frequencies
+    return torch.cat([angles.cos(), angles.sin()], 1)
+
+
+def axis_sinusoid(position: Float[Tensor, " n"], width: int) -> Float[Tensor, "n {width}"]:
+    """[sin | cos] of a coordinate over `width` / 2 frequencies omega_k = 10000^(-2k / width)."""
+    half = width // 2
+    frequencies = MAX_PERIOD ** -(torch.arange(half, dtype=torch.float64, device=position.device) / half)
+    angles = position.double()[:, None] * frequencies
+    return torch.cat([angles.sin(), angles.cos()], 1).float()
+
+
+def centred(num: int, base: float, device: torch.device | None = None) -> Float[Tensor, " num"]:
+    """pos(i) = (i - (num - base) / 2) 16 / base (section 5.3.2): interpolated and extended, centred on the base
+    grid.
+    """
+    return (torch.arange(num, dtype=torch.float32, device=device) - (num - base) / 2) * (PAPER_GRID / base)
+
+
+def position_table(
+    grid: tuple[int, int, int], base: tuple[float, float], width: int, device: torch.device | None = None
+) -> Float[Tensor, "N {width}"]:
+    """Fixed positions of the tokens of one sample, frame by frame, row by row.
+
+    The first half of the channels encodes the column, the second the row. The frame adds [sin(w f), cos(w f) - 1],
+    which
+    is zero at the first frame: a picture's positions are those of a clip's first frame.
+
+    Args:
+        grid: tokens along (time, height, width).
+        base: tokens along (height, width) at the training resolution.
+        width: model width D, divisible by 4.
+        device: where to build it.
+    """
+    frames, rows, columns = grid
+    row = axis_sinusoid(centred(rows, base[0], device), width // 2)
+    column = axis_sinusoid(centred(columns, base[1], device), width // 2)
+    plane = torch.cat(
+        [column[None].expand(rows, -1, -1), row[:, None].expand(-1, columns, -1)],
+        -1,
+    ).reshape(rows * columns, width)
+    time = axis_sinusoid(torch.arange(frames, dtype=torch.float32, device=device), width)
+    time = time - time[:1]
+    return (time[:, None] + plane[None]).reshape(frames * rows * columns, width)
+
+
+class TimeEmbedding(nn.Module):
+    """Sinusoid of t, then Linear-SiLU-Linear. The sinusoid is fp32 whatever the model's dtype."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(256, width), nn.Linear(width, width)
+
+    def forward(self, t: Float[Tensor, " B"]) -> Float[Tensor, "B D"]:
+        out: Tensor = self.second(F.silu(self.first(time_sinusoid(t).to(self.first.weight.dtype))))
+        return out
+
+
+class PooledEmbedding(nn.Module):
+    """Pooled text features through Linear-SiLU-Linear."""
+
+    def __init__(self, pooled_width: int, width: int) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(pooled_width, width), nn.Linear(width, width)
+
+    def forward(self, pooled: Float[Tensor, "B V"]) -> Float[Tensor, "B D"]:
+        out: Tensor = self.second(F.silu(self.first(pooled.to(self.first.weight.dtype))))
+        return out

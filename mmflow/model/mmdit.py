@@ -1,0 +1,177 @@
+"""MM-DiT, the paper's multimodal diffusion transformer (section 4), for bags of pictures and clips of any shape."""
+
+from abc import ABC, abstractmethod
+from typing import Literal, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mmflow.batch import Conditioning, Groups
+from mmflow.model.attention import make_attention
+from mmflow.model.block import HEAD_WIDTH, HeadNorm, MMDiTBlock, Segments, Stream
+from mmflow.model.embed import PooledEmbedding, TimeEmbedding
+from mmflow.model.layout import Layout
+from mmflow.model.patchify import Patchifier
+
+
+class AbstractBackbone(nn.Module, ABC):
+    """A network that a flow objective can train: (z, t, conditioning) -> output in the shapes of z.
+
+    Attributes:
+        in_channels: latent channels it takes and gives.
+        context_width: width of the context tokens it reads.
+        pooled_width: width of the pooled text features it reads.
+    """
+
+    in_channels: int
+    context_width: int
+    pooled_width: int
+
+    @abstractmethod
+    def forward(self, z: Groups, t: Float[Tensor, " B"], conditioning: Conditioning) -> Groups:
+        """The network's output for a bag of noised latents."""
+
+    @abstractmethod
+    def reset_parameters(self) -> None:
+        """First weights, for a network that was built without memory."""
+
+    @abstractmethod
+    def check_shape(self, frames: int, height: int, width: int) -> int:
+        """Visual tokens of latents of T x H x W.
+
+        Raises:
+            ValueError: if the model cannot take them, with the nearest numbers it can.
+        """
+
+
+@final
+class MMDiT(AbstractBackbone):
+    """Depth is the dial: width 64 depth, heads = depth, MLP 4 x width. The defaults are SD3's.
+
+    Args:
+        depth: number of blocks d.
+        in_channels: latent channels C.
+        context_width: width of the context tokens.
+        pooled_width: width of the pooled text features.
+        patch_size: height and width of a picture's patch, in latent units.
+        video_patch_size: (frames, height, width) of a clip's patch; null for a model of pictures only.
+        base_size: latent height and width at the training resolution, the origin of the position grid.
+        qk_norm: RMSNorm on queries and keys (section 5.3.2).
+        attention: `sdpa`, or `xformers` on CUDA.
+    """
+
+    def __init__(  # noqa: PLR0913 - the nine numbers that make a model; they are its configuration
+        self,
+        depth: int,
+        in_channels: int = 16,
+        context_width: int = 4096,
+        pooled_width: int = 2048,
+        patch_size: int = 2,
+        video_patch_size: tuple[int, int, int] | None = (2, 2, 2),
+        base_size: int = 32,
+        qk_norm: bool = True,
+        attention: Literal["sdpa", "xformers"] = "sdpa",
+    ) -> None:
+        super().__init__()
+        if depth < 1:
+            raise ValueError(f"depth must be at least 1, got {depth}")
+        if video_patch_size is not None and video_patch_size[0] < 2:
+            raise ValueError(f"video_patch_size must span at least 2 frames, got {video_patch_size}")
+        self.depth, self.in_channels = depth, in_channels
+        self.context_width, self.pooled_width = context_width, pooled_width
+        self.width = HEAD_WIDTH * depth
+        self.attention = make_attention(attention)
+        self.picture_patchifier = Patchifier(in_channels, self.width, (1, patch_size, patch_size), base_size)
+        self.video_patchifier = (
+            None if video_patch_size is None else Patchifier(in_channels, self.width, video_patch_size, base_size)
+        )
+        self.time_embedding = TimeEmbedding(self.width)
+        self.pooled_embedding = PooledEmbedding(pooled_width, self.width)
+        self.context_embedding = nn.Linear(context_width, self.width)
+        self.blocks = nn.ModuleList(
+            MMDiTBlock(self.width, qk_norm=qk_norm, mlp_ratio=4, last=i == depth - 1) for i in range(depth)
+        )
+        self.final_modulation = nn.Linear(self.width, 2 * self.width)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """DiT's initialisation: Xavier linears, N(0, 0.02) embeddings of t and pooled, zero modulations and output."""
+        embeddings: list[nn.Linear] = []
+        zeroed = [self.final_modulation, *(p.project for p in self.patchifiers)]
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+            elif isinstance(module, HeadNorm):
+                nn.init.ones_(module.weight)
+            elif isinstance(module, TimeEmbedding | PooledEmbedding):
+                embeddings += [module.first, module.second]
+            elif isinstance(module, Stream):
+                zeroed.append(module.modulation)
+        for linear in embeddings:
+            nn.init.normal_(linear.weight, std=0.02)
+        for linear in zeroed:
+            nn.init.zeros_(linear.weight)
+            nn.init.zeros_(linear.bias)
+
+    @property
+    def patchifiers(self) -> list[Patchifier]:
+        """All that the model has, the 2D one first."""
+        return [p for p in (self.picture_patchifier, self.video_patchifier) if p is not None]
+
+    def patchifier(self, frames: int) -> Patchifier:
+        """The one for latents of that many frames.
+
+        Raises:
+            ValueError: if frames > 1 and the model is for pictures only.
+        """
+        if frames == 1:
+            return self.picture_patchifier
+        if self.video_patchifier is None:
+            raise ValueError(f"a model without video_patch_size takes pictures only, got {frames} latent frames")
+        return self.video_patchifier
+
+    def check_shape(self, frames: int, height: int, width: int) -> int:
+        t, h, w = self.patchifier(frames).grid((frames, height, width))
+        return t * h * w
+
+    def forward(self, z: Groups, t: Float[Tensor, " B"], conditioning: Conditioning) -> Groups:
+        """Output in the shapes of z, fp32.
+
+        Args:
+            z: noised latents, one tensor `B_g C T H W` per shape.
+            t: time of each sample in [0, 1], fp32.
+            conditioning: text features of each sample.
+
+        Raises:
+            ValueError: if a shape cannot be cut into patches, or known latents are given (this model has no input for
+                them).
+        """
+        if conditioning.known is not None:
+            raise ValueError("this model has no input for known latents: Conditioning.known must be None")
+        text = conditioning.text
+        tokens = [self.patchifier(x.shape[2]).tokenise(x) for x in z]
+        lengths = torch.tensor([x.shape[1] for x in tokens for _ in range(len(x))], dtype=torch.int64)
+        layout = Layout.build(lengths, text.lengths.sum(1), t.device)
+        dtype = self.context_embedding.weight.dtype
+        visual = torch.cat([x.flatten(0, 1) for x in tokens]) if tokens else t.new_zeros(0, self.width, dtype=dtype)
+        context = self.context_embedding(text.context.to(dtype))
+        y = self.time_embedding(t) + self.pooled_embedding(text.pooled)
+        for block in self.blocks:
+            visual, context = block(visual, context, y, layout, self.attention)
+        shift, scale = self.final_modulation(nn.functional.silu(y)).chunk(2, 1)
+        visual = Segments(layout.visual, layout.dense).modulate(visual, shift, scale)
+        return self._outputs(visual, tokens, z)
+
+    def _outputs(self, visual: Float[Tensor, "N D"], tokens: list[Tensor], z: Groups) -> Groups:
+        """Each group's rows through its patchifier; the patchifiers that had none add their zero."""
+        used = [self.patchifier(x.shape[2]) for x in z]
+        idle = sum((p.idle() for p in self.patchifiers if p not in used), visual.new_zeros((), dtype=torch.float32))
+        outputs = []
+        for rows, x, source, patchifier in zip(
+            visual.split([x.shape[0] * x.shape[1] for x in tokens]), tokens, z, used, strict=True
+        ):
+            t, h, w = source.shape[2:]
+            outputs.append(patchifier.detokenise(rows.view(x.shape), (t, h, w)).float() + idle)
+        return tuple(outputs)

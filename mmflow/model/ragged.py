@@ -1,0 +1,232 @@
+"""Row operations on packed tokens, as `torch.library` ops: opaque to the compiler, exact in backward, no padding.
+
+A packed stream is an (R, ...) tensor that holds the tokens of B samples one after the other; `lengths` (B,) says how
+many each has. `lengths` lives in host memory, so no op waits for the device. Neighbouring samples of equal length form
+a *run*: a run is a dense view `b n ...` and costs what a dense batch costs.
+"""
+
+from collections.abc import Iterator
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+MANY_RUNS = 16
+"""Past this many runs, one gather of a row per token beats a loop over the runs."""
+
+aten = torch.ops.aten
+
+
+def runs(lengths: Tensor) -> Iterator[tuple[slice, slice, int, int]]:
+    """(samples, rows, samples in the run, tokens of each) for every run of neighbours of equal length."""
+    sample = row = 0
+    for length, members in groupby(lengths.tolist()):
+        b = len(list(members))
+        yield slice(sample, sample + b), slice(row, row + b * length), b, length
+        sample, row = sample + b, row + b * length
+
+
+def _num_runs(lengths: Tensor) -> int:
+    return 1 + int((lengths[1:] != lengths[:-1]).sum()) if len(lengths) else 0
+
+
+def _per_row(x: Tensor, lengths: Tensor, rows: int) -> Tensor:
+    return x.repeat_interleave(lengths.to(x.device, non_blocking=True), 0, output_size=rows)
+
+
+@torch.library.custom_op("mmflow::affine_rows", mutates_args=())
+def affine_rows(x: Tensor, shift: Tensor, scale: Tensor, lengths: Tensor) -> Tensor:
+    """x (1 + scale) + shift with one (shift, scale) per sample. x (R, D); shift, scale (B, D); lengths (B,)."""
+    if _num_runs(lengths) > MANY_RUNS:
+        return torch.addcmul(_per_row(shift, lengths, len(x)), x, _per_row(scale + 1, lengths, len(x)))
+    out = torch.empty_like(x)
+    for samples, rows, b, n in runs(lengths):
+        torch.addcmul(
+            shift[samples, None],
+            x[rows].view(b, n, x.shape[1]),
+            scale[samples, None] + 1,
+            out=out[rows].view(b, n, x.shape[1]),
+        )
+    return out
+
+
+@affine_rows.register_fake
+def _(x: Tensor, shift: Tensor, scale: Tensor, lengths: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+@torch.library.custom_op("mmflow::sum_rows", mutates_args=())
+def sum_rows(x: Tensor, lengths: Tensor) -> Tensor:
+    """Sum of each sample's rows: (R, D) -> (B, D)."""
+    out = x.new_zeros(len(lengths), x.shape[1])
+    if _num_runs(lengths) > MANY_RUNS:
+        index = torch.arange(len(lengths)).repeat_interleave(lengths).to(x.device, non_blocking=True)
+        return out.index_add_(0, index, x)
+    for samples, rows, b, n in runs(lengths):
+        if n:
+            torch.sum(x[rows].view(b, n, x.shape[1]), 1, out=out[samples])
+    return out
+
+
+@sum_rows.register_fake
+def _(x: Tensor, lengths: Tensor) -> Tensor:
+    return x.new_empty(len(lengths), x.shape[1])
+
+
+def _affine_setup(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    x, _, scale, lengths = inputs
+    ctx.save_for_backward(x, scale, lengths)
+
+
+def _affine_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    x, scale, lengths = ctx.saved_tensors
+    grad = grad.contiguous()
+    dx = affine_rows(grad, torch.zeros_like(scale), scale, lengths)
+    return dx, sum_rows(grad, lengths), sum_rows(grad * x, lengths), None
+
+
+affine_rows.register_autograd(_affine_backward, setup_context=_affine_setup)
+
+
+@torch.library.custom_op("mmflow::gate_rows", mutates_args=())
+def gate_rows(x: Tensor, y: Tensor, gate: Tensor, lengths: Tensor) -> Tensor:
+    """x + gate y with one gate per sample. x, y (R, D); gate (B, D); lengths (B,)."""
+    if _num_runs(lengths) > MANY_RUNS:
+        return torch.addcmul(x, y, _per_row(gate, lengths, len(x)))
+    out = torch.empty_like(x)
+    for samples, rows, b, n in runs(lengths):
+        torch.addcmul(
+            x[rows].view(b, n, x.shape[1]),
+            y[rows].view(b, n, x.shape[1]),
+            gate[samples, None],
+            out=out[rows].view(b, n, x.shape[1]),
+        )
+    return out
+
+
+@gate_rows.register_fake
+def _(x: Tensor, y: Tensor, gate: Tensor, lengths: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+def _gate_setup(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    _, y, gate, lengths = inputs
+    ctx.save_for_backward(y, gate, lengths)
+
+
+def _gate_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    y, gate, lengths = ctx.saved_tensors
+    grad = grad.contiguous()
+    dy = affine_rows(grad, torch.zeros_like(gate), gate - 1, lengths)
+    return grad, dy, sum_rows(grad * y, lengths), None
+
+
+gate_rows.register_autograd(_gate_backward, setup_context=_gate_setup)
+
+
+@torch.library.custom_op("mmflow::permute_rows", mutates_args=())
+def permute_rows(x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
+    """x[order] for a permutation; the backward is x[inverse], a gather where autograd's own would scatter and add."""
+    return x.index_select(0, order)
+
+
+@permute_rows.register_fake
+def _(x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+def _permute_setup(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    ctx.save_for_backward(inputs[1], inputs[2])
+
+
+def _permute_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    order, inverse = ctx.saved_tensors
+    return permute_rows(grad.contiguous(), inverse, order), None, None
+
+
+permute_rows.register_autograd(_permute_backward, setup_context=_permute_setup)
+
+
+def _scores(q: Tensor, k: Tensor) -> Tensor:
+    """q k^T / sqrt(E) in fp32. q, k (b, K, n, E)."""
+    scale: float = q.shape[-1] ** -0.5
+    return (q @ k.transpose(-2, -1)).float() * scale
+
+
+def _heads_first(x: Tensor, b: int, n: int) -> Tensor:
+    return x.view(b, n, x.shape[1], x.shape[2]).transpose(1, 2)
+
+
+@torch.library.custom_op("mmflow::ragged_attention", mutates_args=())
+def ragged_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """softmax(q k^T / sqrt(E)) v within each sample. q, k, v (R, K, E) -> (R, K, E), log-sum-exp (R, K) in fp32."""
+    out = torch.empty_like(q)
+    logsumexp = q.new_empty(q.shape[:2], dtype=torch.float32)
+    for _, rows, b, n in runs(lengths):
+        if n:
+            scores = _scores(*(_heads_first(x[rows], b, n) for x in (q, k)))
+            normaliser = scores.logsumexp(-1, keepdim=True)
+            weights = scores.sub_(normaliser).exp_().to(v.dtype)
+            out[rows].view(b, n, *q.shape[1:]).copy_((weights @ _heads_first(v[rows], b, n)).transpose(1, 2))
+            logsumexp[rows].view(b, n, q.shape[1]).copy_(normaliser.squeeze(-1).transpose(1, 2))
+    return out, logsumexp
+
+
+@ragged_attention.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(q), q.new_empty(q.shape[:2], dtype=torch.float32)
+
+
+@torch.library.custom_op("mmflow::ragged_attention_backward", mutates_args=())
+def ragged_attention_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, logsumexp: Tensor, lengths: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of `ragged_attention` by q, k, v; the weights are recomputed from the log-sum-exp."""
+    grads = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+    for _, rows, b, n in runs(lengths):
+        if not n:
+            continue
+        qh, kh, vh, gh, oh = (_heads_first(x[rows], b, n) for x in (q, k, v, grad, out))
+        normaliser = logsumexp[rows].view(b, n, q.shape[1]).transpose(1, 2).unsqueeze(-1)
+        weights = _scores(qh, kh).sub_(normaliser).exp_()
+        mean = (gh.float() * oh.float()).sum(-1, keepdim=True)
+        dscores = ((gh @ vh.transpose(-2, -1)).float() - mean).mul_(weights).mul_(q.shape[-1] ** -0.5).to(q.dtype)
+        dv = weights.to(v.dtype).transpose(-2, -1) @ gh
+        for target, value in zip(grads, (dscores @ kh, dscores.transpose(-2, -1) @ qh, dv), strict=True):
+            target[rows].view(b, n, *q.shape[1:]).copy_(value.transpose(1, 2))
+    return grads
+
+
+@ragged_attention_backward.register_fake
+def _(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, logsumexp: Tensor, lengths: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+
+
+def _attention_setup(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(*inputs[:3], *output, inputs[3])
+    ctx.mark_non_differentiable(output[1])
+
+
+def _attention_backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    return *ragged_attention_backward(grad.contiguous(), *ctx.saved_tensors), None
+
+
+ragged_attention.register_autograd(_attention_backward, setup_context=_attention_setup)
+
+
+def _square_tokens(lengths: Tensor) -> int:
+    return int(lengths.square().sum())
+
+
+@register_flop_formula(torch.ops.mmflow.ragged_attention, get_raw=True)
+def _attention_flops(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor, *_: Any, **__: Any) -> int:
+    return 2 * 2 * _square_tokens(lengths) * q.shape[1] * q.shape[2]
+
+
+@register_flop_formula(torch.ops.mmflow.ragged_attention_backward, get_raw=True)
+def _attention_backward_flops(grad: Tensor, q: Tensor, *others: Tensor, **_: Any) -> int:
+    return 5 * 2 * _square_tokens(others[-1]) * q.shape[1] * q.shape[2]
