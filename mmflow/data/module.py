@@ -1,0 +1,355 @@
+"""The data module: sources, plan, loaders, and everything frozen."""
+
+import dataclasses
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any, Literal, final
+
+import lightning.pytorch as pl
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch.utils.data import DataLoader
+
+from mmflow.batch import LEVELS, Batch, Conditioning, Request, request_batches
+from mmflow.data.plan import Plan
+from mmflow.data.prompts import read_prompts
+from mmflow.data.reader import Draws, ShareReader, ShareSampler
+from mmflow.data.shard import expand_shards
+from mmflow.data.source import AbstractSource, Framing, LevelSource, Medium, ShapesSource, ShardSource
+from mmflow.data.transform import ASPECTS, buckets
+from mmflow.encoders.autoencoder import AbstractAutoencoder, RgbAutoencoder
+from mmflow.encoders.bundle import Encoders
+from mmflow.encoders.text import AbstractTextEncoder, HashedWords
+from mmflow.shapes.world import World
+
+JUDGED_FROM = 1000
+"""Samples after which the share of unreadable ones is judged."""
+
+
+@final
+class FlowData(pl.LightningDataModule):
+    """Pictures and clips from the shapes world, or from shards, in one step at a stated ratio.
+
+    Args:
+        world: the shapes world: the source of samples where no `train_shards` are given.
+        train_shards: a folder, glob, brace list, or a list of these, of indexed WebDataset tars (tools/shards.py).
+        val_shards: likewise; without them a hash-chosen 1 % of the training samples is held out.
+        clip_share: share of clips among the samples; 0 is pictures only, 1 clips only.
+        batch_size: samples per optimizer step over all ranks and micro-steps.
+        resolution: shards: side of the square whose area every picture and frame is brought to. Pixels.
+        aspects: shards: aspect ratios (width / height) of the buckets.
+        multiple: shards: height and width are multiples of this: autoencoder stride x patch size.
+        frames: shards: frames of a clip.
+        fps: shards: frames per second of a clip.
+        autoencoder: pixels to latents and back.
+        text_encoder: captions to features.
+        caption_dropout: share of samples trained without their caption, for guidance.
+        low_discrepancy: spread t evenly over the order of the data instead of drawing it independently.
+        epochs: end after this many passes over the shards; null leaves the end to trainer.max_steps or max_time.
+        val_samples: samples of the validation loss.
+        max_bad_fraction: the run fails when more of its samples than this cannot be read.
+        prompts: predict: one literal prompt, a .txt with one per line, or a .jsonl.
+        prompt_frames: predict: frames where a prompt does not say; 1 makes pictures.
+        prompt_seed: predict: seed where a prompt does not say.
+        num_workers: loader processes per rank.
+        seed: of the order and of every draw.
+    """
+
+    def __init__(  # noqa: PLR0913 - the signature is the configuration
+        self,
+        world: World = World(),
+        train_shards: str | list[str] | None = None,
+        val_shards: str | list[str] | None = None,
+        clip_share: float = 0.5,
+        batch_size: int = 64,
+        resolution: int = 256,
+        aspects: list[float] = list(ASPECTS),  # noqa: B006 - jsonargparse shows the default; it is never changed
+        multiple: int = 16,
+        frames: int = 16,
+        fps: float = 8.0,
+        autoencoder: AbstractAutoencoder = RgbAutoencoder(),
+        text_encoder: AbstractTextEncoder = HashedWords(),
+        caption_dropout: float = 0.1,
+        low_discrepancy: bool = True,
+        epochs: int | None = None,
+        val_samples: int = 256,
+        max_bad_fraction: float = 0.01,
+        prompts: str | None = None,
+        prompt_frames: int = 1,
+        prompt_seed: int = 0,
+        num_workers: int = 1,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        for name, share in (("clip_share", clip_share), ("caption_dropout", caption_dropout)):
+            if not 0 <= share <= 1:
+                raise ValueError(f"data.{name} must lie in [0, 1], got {share}")
+        if batch_size < 1 or val_samples < 0 or num_workers < 0 or (epochs is not None and epochs < 1):
+            raise ValueError(
+                f"data.batch_size and data.epochs must be at least 1, val_samples and num_workers at least 0; got "
+                f"{batch_size}, {epochs}, {val_samples}, {num_workers}"
+            )
+        self.encoders = Encoders(autoencoder, text_encoder)
+        self.world, self.train_shards, self.val_shards = world, train_shards, val_shards
+        self.clip_share, self.batch_size, self.val_samples = clip_share, batch_size, val_samples
+        self.resolution, self.frames, self.fps = resolution, frames, fps
+        self.epochs, self.max_bad_fraction = epochs, max_bad_fraction
+        self.prompts, self.prompt_frames, self.prompt_seed = prompts, prompt_frames, prompt_seed
+        self.num_workers, self.seed = num_workers, seed
+        self.draws = Draws(seed, caption_dropout, low_discrepancy)
+        self.latent_channels = autoencoder.channels
+        self.context_width, self.pooled_width = text_encoder.context_width, text_encoder.pooled_width
+        if train_shards is None:
+            self.resolution, self.frames, self.fps = world.size, world.frames, world.fps
+            self.sizes: tuple[tuple[int, int], ...] = ((world.size, world.size),)
+        else:
+            self.sizes = buckets(resolution**2, tuple(aspects), multiple)
+        self.position = 0
+        self.samples: Counter[str] = Counter()
+        self._restored: dict[str, Any] | None = None
+        self._train_plan: Plan | None = None
+        self._train_sources: list[AbstractSource] = []
+
+    def setup(self, stage: str) -> None:
+        """Opens the indexes and checks, before anything is trained, that the model can take every shape there
+        will be.
+        """
+        if stage == "predict":
+            return
+        self._check_shapes()
+        if stage == "fit":
+            self._train_sources, weights = self._sources("train")
+            total = sum(source.size or 0 for source in self._train_sources)
+            end = None
+            if self.epochs is not None:
+                if any(source.size is None for source in self._train_sources):
+                    raise ValueError("data.epochs needs shards: the shapes world never ends. Use trainer.max_steps")
+                end = self.epochs * total
+            self._train_plan = Plan(self._train_sources, weights, self.batch_size, end=end)
+            self._take_up()
+
+    def _media(self) -> list[tuple[Medium, float]]:
+        shares: list[tuple[Medium, float]] = [("picture", 1 - self.clip_share), ("clip", self.clip_share)]
+        return [(medium, share) for medium, share in shares if share > 0]
+
+    def _sources(self, part: Literal["train", "val"]) -> tuple[list[AbstractSource], list[float]]:
+        """The sources of a part and their weights."""
+        if self.train_shards is None:
+            split = "train" if part == "train" else "val_iid"
+            pairs = self._media()
+            return [ShapesSource(self.world, split, medium, self.seed) for medium, _ in pairs], [w for _, w in pairs]
+        patterns = self.val_shards if part == "val" and self.val_shards is not None else self.train_shards
+        tars = tuple(expand_shards(patterns))
+        rows: Literal["all", "train", "held_out"] = "all"
+        if self.val_shards is None:
+            rows = "train" if part == "train" else "held_out"
+        framing = Framing(self.sizes, self.frames, self.fps, random=part == "train")
+        found = [
+            (ShardSource("shards", tars, medium, rows, framing, self.seed), share) for medium, share in self._media()
+        ]
+        kept = [(source, share) for source, share in found if source.size]
+        if not kept and part == "train":
+            raise ValueError(
+                f"data.train_shards {patterns!r}: no sample of the asked media (clip_share {self.clip_share})"
+            )
+        for source, share in found:
+            if part == "train" and not source.size:
+                rank_zero_warn(f"{patterns!r} holds no {source.medium}s: their share of {share:g} goes to the others")
+        return [source for source, _ in kept], [share for _, share in kept]
+
+    def _check_shapes(self) -> None:
+        backbone: Any = self.trainer.lightning_module.backbone  # type: ignore[union-attr]
+        for medium, _ in self._media():
+            frames = 1 if medium == "picture" else self.frames
+            for height, width in self.sizes:
+                try:
+                    backbone.check_shape(*self.encoders.latent_shape(frames, height, width)[1:])
+                except ValueError as error:
+                    raise ValueError(f"{medium}s of {frames} x {height} x {width} pixels: {error}") from error
+
+    # --- the place in the plan -----------------------------------------------------------------------------------
+
+    def _identity(self) -> dict[str, Any]:
+        """What makes the order what it is; a run is continued only on the same."""
+        assert self._train_plan is not None
+        return {
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+            "window": self._train_plan.window,
+            "clip_share": self.clip_share,
+            "source": json.dumps(self.train_shards)
+            if self.train_shards
+            else json.dumps(dataclasses.asdict(self.world)),
+            "sizes": [source.size for source in self._train_sources],
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        if self._train_plan is None:
+            return {}
+        return {"position": self.position, "plan": self._identity(), "samples": dict(self.samples)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._restored = state_dict
+        if self._train_plan is not None:
+            self._take_up()
+
+    def _take_up(self) -> None:
+        """Continues at the checkpoint's place.
+
+        Raises:
+            ValueError: if the order is not the one that the checkpoint counts in.
+        """
+        if not self._restored:
+            return
+        own, theirs = self._identity(), self._restored["plan"]
+        changed = [f"{name}: {theirs.get(name)} -> {own[name]}" for name in own if own[name] != theirs.get(name)]
+        if changed:
+            raise ValueError(
+                "the data of this run changed, so its place in the order means nothing:\n  "
+                + "\n  ".join(changed)
+                + "\nContinue with the old values, or start a new run from its weights: --model.init_from RUN"
+            )
+        self.position = self._restored["position"]
+        self.samples = Counter(self._restored["samples"])
+
+    # --- loaders ---------------------------------------------------------------------------------------------------
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """This rank's micro-steps from the current place on."""
+        assert self._train_plan is not None and self.trainer is not None
+        return self._loader(
+            ShareReader(self._train_sources, self.draws, self.encoders.latent_shape),
+            ShareSampler(
+                self._train_plan,
+                self.position,
+                self.trainer.global_rank,
+                self.trainer.world_size,
+                self.trainer.accumulate_grad_batches,
+            ),
+        )
+
+    def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
+        """Every validation sample at every level, cut over the ranks without repetition."""
+        assert self.trainer is not None
+        sources, weights = self._sources("val")
+        if self.train_shards is not None and self.val_shards is None:
+            rank_zero_info("no data.val_shards: a hash-chosen 1 % of the training samples is held out for validation")
+        sizes = [source.size for source in sources]
+        available = self.val_samples if None in sizes else min(self.val_samples, sum(size or 0 for size in sizes))
+        if not available:
+            return []
+        levels = len(LEVELS)
+        plan = Plan([LevelSource(s, levels) for s in sources], weights, self.batch_size, end=available * levels)
+        draws = Draws(self.seed, caption_dropout=0.0, low_discrepancy=False)
+        return self._loader(
+            ShareReader(sources, draws, self.encoders.latent_shape, LEVELS),
+            ShareSampler(plan, 0, self.trainer.global_rank, self.trainer.world_size, accumulate=1),
+        )
+
+    test_dataloader = val_dataloader
+
+    def _loader(self, reader: ShareReader, sampler: ShareSampler) -> DataLoader[Batch]:
+        assert self.trainer is not None
+        return DataLoader(
+            reader,
+            sampler=sampler,
+            batch_size=None,
+            num_workers=self.num_workers,
+            prefetch_factor=4 if self.num_workers else None,
+            pin_memory=self.trainer.strategy.root_device.type == "cuda",
+            # A decoder that was built before a fork hangs; forked workers are safe because none is built here.
+            multiprocessing_context="fork" if self.num_workers else None,
+        )
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """This rank's prompts, as lists of requests that can be made at once."""
+        assert self.trainer is not None
+        module: Any = self.trainer.lightning_module
+        requests = self.requests()
+        for request in requests:
+            shape = request.frames, request.height, request.width
+            try:
+                module.backbone.check_shape(*self.encoders.latent_shape(*shape)[1:])
+            except ValueError as error:
+                raise ValueError(f"prompt {request.index} ({request.prompt!r}), {shape} pixels: {error}") from error
+        own = requests[self.trainer.global_rank :: self.trainer.world_size]
+        parts: Any = list(request_batches(own, module.sampling.batch_size))
+        return DataLoader(parts, batch_size=None)
+
+    def requests(self) -> list[Request]:
+        """The prompts to make, with the run's own size and seed where they say none.
+
+        Raises:
+            ValueError: if there are none, or their file is bad.
+        """
+        if self.prompts is None:
+            raise ValueError("predict needs --data.prompts: a prompt, a .txt with one per line, or a .jsonl")
+        return [
+            Request(
+                index=index,
+                prompt=item.prompt,
+                seed=self.prompt_seed if item.seed is None else item.seed,
+                frames=item.frames or self.prompt_frames,
+                height=item.height or self.resolution,
+                width=item.width or self.resolution,
+                num_steps=item.num_steps,
+                guidance_scale=item.guidance_scale,
+                negative_prompt=item.negative_prompt,
+            )
+            for index, item in enumerate(read_prompts(self.prompts))
+        ]
+
+    def preview_requests(self, num_pictures: int, num_clips: int, seed: int) -> list[Request]:
+        """Captions of validation samples, with the shape of each: the prompts of previews."""
+        sources, _ = self._sources("val")
+        limits: dict[str, int] = {"picture": num_pictures, "clip": num_clips}
+        requests: list[Request] = []
+        for source in sources:
+            wanted = min(limits[source.medium], limits[source.medium] if source.size is None else source.size)
+            for nth in range(wanted):
+                item = source.locate(0, nth, nth)
+                frames, height, width = item.shape
+                caption = source.caption(item)
+                requests.append(Request(len(requests), caption, seed, frames, height, width))
+        return requests
+
+    # --- on the device ---------------------------------------------------------------------------------------------
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Adds latents and text features; notes the place in the plan."""
+        if not isinstance(batch, Batch):
+            return batch
+        assert self.trainer is not None
+        if self.trainer.training:
+            self._record(batch)
+        device = batch.u.device
+        return dataclasses.replace(
+            batch,
+            latents=tuple(self.encoders.encode_pixels(pixels) for pixels in batch.pixels),
+            conditioning=Conditioning(self.encoders.encode_text(list(batch.captions))).to(device, non_blocking=True),
+        )
+
+    def _record(self, batch: Batch) -> None:
+        """Counts what was used and what could not be read, by reason.
+
+        Raises:
+            RuntimeError: if too many samples are bad.
+        """
+        if batch.closes_step:
+            self.position = batch.next_position
+        self.samples["used"] += len(batch)
+        for hole in batch.holes:
+            if not self.samples[hole.reason]:
+                rank_zero_warn(f"{'/'.join(map(str, hole.key))} cannot be read ({hole.reason}): {hole.detail}")
+            self.samples[hole.reason] += 1
+        total = self.samples.total()
+        bad = total - self.samples["used"]
+        if total >= JUDGED_FROM and bad > self.max_bad_fraction * total:
+            raise RuntimeError(
+                f"{bad} of {total} samples could not be read ({dict(self.samples)}), more than data.max_bad_fraction "
+                f"{self.max_bad_fraction}: run python tools/shards.py verify on the shards"
+            )
+
+    def write_ledger(self, path: Path) -> None:
+        """What became of the samples so far, as JSON."""
+        path.write_text(json.dumps({"position": self.position, "samples": dict(self.samples)}, indent=1) + "\n")

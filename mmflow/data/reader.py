@@ -1,0 +1,135 @@
+"""In the loader's workers: planned items to a batch, with every draw that belongs to them."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from mmflow import draws
+from mmflow.batch import Batch, Hole, Sample
+from mmflow.data.decode import UnreadableSample
+from mmflow.data.plan import Plan, Share, deal
+from mmflow.data.source import AbstractSource
+
+ENDLESS = 10**9
+"""Length that an endless loader states. Lightning reads a batch ahead of loaders without a length, which would move the
+place in the plan past what was trained on."""
+
+LatentShape = Callable[[int, int, int], tuple[int, int, int, int]]
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What is drawn for each sample while it is read.
+
+    Attributes:
+        seed: of all draws.
+        caption_dropout: share of samples whose caption is emptied, so that the model learns the null state.
+        low_discrepancy: u from the golden-ratio sequence over the plan's positions instead of independent uniforms.
+    """
+
+    seed: int
+    caption_dropout: float
+    low_discrepancy: bool
+
+    def u(self, key: tuple[str | int, ...], visit: int, position: int) -> float:
+        """The uniform that the objective's density turns into t."""
+        if self.low_discrepancy:
+            return draws.low_discrepancy(self.seed, "u", 0, position)
+        return float(draws.uniform(self.seed, "u", key, visit))
+
+    def caption(self, sample: Sample) -> str:
+        """The sample's caption, or an empty one."""
+        dropped = float(draws.uniform(self.seed, "caption_dropout", sample.key, sample.visit)) < self.caption_dropout
+        return "" if dropped else sample.caption
+
+
+class ShareReader(Dataset[Batch]):
+    """Reads one share (a rank's part of a micro-step) into a batch.
+
+    Args:
+        sources: the plan's, in its order.
+        draws: what is drawn per sample.
+        latent_shape: (T, H, W) in pixels to (C, t, h, w) of the latents.
+        levels: for validation: fixed t. A sample's visit is then the index of its level, so that each level has noise
+        of
+            its own, the same at every validation.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[AbstractSource],
+        draws: Draws,
+        latent_shape: LatentShape,
+        levels: tuple[float, ...] | None = None,
+    ) -> None:
+        self.sources, self.draws, self.latent_shape, self.levels = sources, draws, latent_shape, levels
+
+    def __getitem__(self, share: Share) -> Batch:  # type: ignore[override]
+        # One decode thread per worker: the cores belong to training.
+        torch.set_num_threads(1)
+        samples: list[tuple[Sample, float]] = []
+        holes: list[Hole] = []
+        for item in share.items:
+            try:
+                sample = self.sources[item.source].read(item)
+            except UnreadableSample as error:
+                holes.append(Hole(item.key, error.reason, error.detail))
+                continue
+            if self.levels is None:
+                samples.append((sample, self.draws.u(item.key, item.visit, item.position)))
+            else:
+                samples.append((sample, self.levels[item.visit]))
+        return self._batch(samples, holes, share)
+
+    def _batch(self, samples: list[tuple[Sample, float]], holes: list[Hole], share: Share) -> Batch:
+        groups = [list(g) for _, g in groupby(samples, key=lambda pair: pair[0].frames.shape)]
+        pixels = tuple(_stack([sample.frames for sample, _ in group]) for group in groups)
+        eps = tuple(torch.stack([self._noise(sample) for sample, _ in group]) for group in groups)
+        if not groups:
+            # A rank with nothing to read still runs every module: one group of no samples.
+            t, h, w = share.items[0].shape if share.items else (1, 64, 64)
+            pixels = (torch.empty(0, 3, t, h, w, dtype=torch.uint8),)
+            eps = (torch.empty(0, *self.latent_shape(t, h, w)),)
+        return Batch(
+            pixels=pixels,
+            captions=tuple(self.draws.caption(sample) for sample, _ in samples),
+            u=torch.tensor([u for _, u in samples], dtype=torch.float32),
+            eps=eps,
+            keys=tuple(sample.key for sample, _ in samples),
+            visits=tuple(sample.visit for sample, _ in samples),
+            planned=share.planned,
+            next_position=share.next_position,
+            closes_step=share.closes_step,
+            holes=tuple(holes),
+        )
+
+    def _noise(self, sample: Sample) -> Tensor:
+        shape = self.latent_shape(*sample.frames.shape[:3])
+        return draws.normal(self.draws.seed, "eps", sample.key, sample.visit, shape)
+
+
+def _stack(frames: list[np.ndarray]) -> Tensor:
+    """(T, H, W, 3) arrays to `B 3 T H W`."""
+    return torch.from_numpy(np.stack(frames)).permute(0, 4, 1, 2, 3).contiguous()
+
+
+class ShareSampler(Sampler[Share]):
+    """One rank's shares in the plan's order, from a position on."""
+
+    def __init__(self, plan: Plan, position: int, rank: int, world_size: int, accumulate: int) -> None:
+        self.plan, self.position = plan, position
+        self.rank, self.world_size, self.accumulate = rank, world_size, accumulate
+
+    def __len__(self) -> int:
+        if self.plan.end is None:
+            return ENDLESS
+        return (self.plan.num_steps(self.plan.end) - self.plan.num_steps(self.position)) * self.accumulate
+
+    def __iter__(self) -> Iterator[Share]:
+        for step in self.plan.steps(self.position):
+            yield from deal(step, self.rank, self.world_size, self.accumulate)

@@ -1,0 +1,209 @@
+"""Shards: tars in the naming of img2dataset and video2dataset, written deterministically and read by byte ranges.
+
+    00000.tar             KEY = 5 digits of the shard, 4 of the place in it
+      000000000.jpg       the media file, bytes as they were
+      000000000.txt       its caption, UTF-8 (left out if there is none)
+      000000000.json      where it came from
+    00000.index.parquet   what `mmflow.data.index` knows of each sample
+
+A shard is named by a path or by any URL that fsspec can open.
+"""
+
+import io
+import json
+import os
+import re
+import tarfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import fsspec
+
+from mmflow.data.decode import MEDIA_EXTENSIONS, UnreadableSample
+from mmflow.data.index import Row
+
+SAMPLES_PER_SHARD = 10_000
+"""The most that a key's four digits can number."""
+GAP = 1 << 16
+"""Bytes between a media file and its caption up to which one request for both beats two."""
+
+
+@dataclass(frozen=True)
+class ShardSample:
+    """What is written of one sample."""
+
+    key: str
+    extension: str
+    """Of the media file, lower case, without a dot."""
+    media: bytes
+    caption: str | None
+    """None: no caption member is written."""
+    meta: dict[str, str | int | float] = field(default_factory=dict)
+    """Becomes KEY.json; no such member if empty."""
+
+
+def sample_key(shard: int, place: int) -> str:
+    """img2dataset's key: five digits of the shard and four of the place in it.
+
+    Raises:
+        ValueError: if a number has too many digits.
+    """
+    if not (0 <= shard < 100_000 and 0 <= place < SAMPLES_PER_SHARD):
+        raise ValueError(f"shard {shard}, place {place}: keys number shards to 99999 and their samples to 9999")
+    return f"{shard:05d}{place:04d}"
+
+
+def write_shard(path: str | Path, samples: Iterable[ShardSample]) -> int:
+    """Write a tar and return the number of samples in it; with no samples no file is made.
+
+    Equal samples give equal bytes, whoever writes them and when. The tar appears under its name only once it is whole.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    written = 0
+    try:
+        with tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
+            for sample in samples:
+                _add(tar, f"{sample.key}.{sample.extension}", sample.media)
+                if sample.caption is not None:
+                    _add(tar, f"{sample.key}.txt", sample.caption.encode())
+                if sample.meta:
+                    _add(
+                        tar, f"{sample.key}.json", json.dumps(sample.meta, ensure_ascii=False, sort_keys=True).encode()
+                    )
+                written += 1
+        if written:
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return written
+
+
+def read_sample(tar: str, row: Row) -> tuple[bytes, str]:
+    """Media bytes and caption of one indexed sample, by reading only its own byte ranges. No caption reads as "".
+
+    Raises:
+        UnreadableSample: missing, io or truncated for the tar, caption_encoding for a caption that is not UTF-8.
+    """
+    media_end, caption_end = row.media_offset + row.media_size, row.caption_offset + row.caption_size
+    if not row.caption_size:
+        return _read_range(tar, row.media_offset, media_end), ""
+    start, end = min(row.media_offset, row.caption_offset), max(media_end, caption_end)
+    if end - start <= row.media_size + row.caption_size + GAP:
+        span = _read_range(tar, start, end)
+        media = span[row.media_offset - start : media_end - start]
+        caption = span[row.caption_offset - start : caption_end - start]
+    else:
+        media = _read_range(tar, row.media_offset, media_end)
+        caption = _read_range(tar, row.caption_offset, caption_end)
+    try:
+        return media, caption.decode("utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        raise UnreadableSample("caption_encoding", f"{tar}: {row.key}.txt is not UTF-8: {error}") from error
+
+
+def expand_shards(pattern: str | list[str]) -> list[str]:
+    """Tars that a folder, a glob, a brace list like `data/{00000..00009}.tar`, or a list of these names; sorted each.
+
+    A folder stands for the tars directly in it, so a `val/` below it is not taken in.
+
+    Raises:
+        ValueError: if a pattern matches nothing, names a tar that is not there, or a folder of media without tars.
+    """
+    patterns = [pattern] if isinstance(pattern, str) else pattern
+    if not patterns:
+        raise ValueError("no shards: the list of patterns is empty")
+    shards = [shard for each in patterns for shard in _expand_one(each)]
+    repeated = sorted({shard for shard in shards if shards.count(shard) > 1}) if len(set(shards)) < len(shards) else []
+    if repeated:
+        raise ValueError(f"{repeated[0]} is named twice by {patterns}: name each tar once")
+    return shards
+
+
+def _expand_one(pattern: str) -> list[str]:
+    if "://" in pattern:
+        return _expand_url(pattern)
+    if Path(pattern).is_dir():
+        tars = sorted(str(path) for path in Path(pattern).glob("*.tar"))
+        if not tars:
+            raise ValueError(_no_tars(Path(pattern)))
+        return tars
+    names = _braces(pattern)
+    found = [path for name in names for path in (_glob(name, "file") if _is_glob(name) else [name])]
+    absent = [name for name in found if not Path(name).is_file()]
+    if absent or not found:
+        what = f"no such file: {absent[0]}" if absent else "no file matches"
+        raise ValueError(
+            f"shards {pattern!r}: {what}. Give a folder, a glob ('shards/*.tar') or '{{00000..00009}}.tar'"
+        )
+    return found
+
+
+def _expand_url(pattern: str) -> list[str]:
+    """URLs are taken at their word unless they are a glob or a folder: asking for each tar would take minutes."""
+    if not _is_glob(pattern) and not pattern.endswith(".tar"):
+        pattern = pattern.rstrip("/") + "/*.tar"
+    scheme = pattern.split("://")[0]
+    found = [url for name in _braces(pattern) for url in (_glob(name, scheme) if _is_glob(name) else [name])]
+    if not found:
+        raise ValueError(f"shards {pattern!r}: nothing matches. Give a folder, a glob or '{{00000..00009}}.tar'")
+    return found
+
+
+def _is_glob(name: str) -> bool:
+    return any(mark in name for mark in "*?[")
+
+
+def _glob(name: str, scheme: str) -> list[str]:
+    files, path = fsspec.url_to_fs(name)
+    found = sorted(files.glob(path))
+    if scheme != "file":
+        return [files.unstrip_protocol(each) for each in found]
+    # fsspec answers with absolute paths; a relative pattern keeps its own start, so that keys do not name a machine
+    return found if Path(name).is_absolute() else [os.path.relpath(each) for each in found]
+
+
+def _braces(pattern: str) -> list[str]:
+    """`{00000..00009}` and `{a,b}` written out, as a shell would, the first brace slowest."""
+    match = re.search(r"\{([^{}]*)\}", pattern)
+    if match is None:
+        return [pattern]
+    body = match.group(1)
+    numbers = re.fullmatch(r"(\d+)\.\.(\d+)", body)
+    if numbers:
+        first, last = numbers.groups()
+        choices = [f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1)]
+    else:
+        choices = body.split(",")
+    return [name for choice in choices for name in _braces(pattern[: match.start()] + choice + pattern[match.end() :])]
+
+
+def _no_tars(folder: Path) -> str:
+    media = next((path for path in folder.rglob("*") if path.suffix[1:].lower() in MEDIA_EXTENSIONS), None)
+    if media is None:
+        return f"shards {str(folder)!r}: the folder holds no .tar and no media. Is this the right folder?"
+    line = f"python tools/shards.py make {folder} {folder.resolve().name}-shards"
+    return f"shards {str(folder)!r}: the folder holds media ({media.name}, ...) but no .tar. Make them first:\n  {line}"
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    """A member that tells nothing about who wrote it and when."""
+    info = tarfile.TarInfo(name)
+    info.size, info.mtime, info.mode = len(data), 0, 0o644
+    tar.addfile(info, io.BytesIO(data))
+
+
+def _read_range(tar: str, start: int, end: int) -> bytes:
+    read: Callable[..., bytes]
+    try:
+        files, path = fsspec.url_to_fs(tar)
+        read = files.cat_file
+        data = read(path, start=start, end=end)
+    except FileNotFoundError as error:
+        raise UnreadableSample("missing", f"{tar}: no such file") from error
+    except OSError as error:
+        raise UnreadableSample("io", f"{tar}: {error}") from error
+    if len(data) < end - start:
+        raise UnreadableSample("truncated", f"{tar} ends {end - start - len(data)} bytes before this sample does")
+    return data

@@ -1,0 +1,73 @@
+"""Pixels to latents and back. Latents leave here normalised: (raw - shift) * scale."""
+
+from abc import ABC, abstractmethod
+from typing import final
+
+from jaxtyping import Float
+from torch import Tensor
+
+
+class AbstractAutoencoder(ABC):
+    """A frozen autoencoder; constructors load nothing, so that `--help` and configuration checks stay cheap."""
+
+    @property
+    @abstractmethod
+    def channels(self) -> int:
+        """Latent channels C."""
+
+    @property
+    @abstractmethod
+    def stride(self) -> tuple[int, int, int]:
+        """Pixels per latent along (time, height, width)."""
+
+    @abstractmethod
+    def encode(self, pixels: Float[Tensor, "B 3 T H W"]) -> Float[Tensor, "B C t h w"]:
+        """Normalised latents of pixels in [-1, 1]."""
+
+    @abstractmethod
+    def decode(self, latents: Float[Tensor, "B C t h w"]) -> Float[Tensor, "B 3 T H W"]:
+        """Pixels, about [-1, 1] and not clamped, of normalised latents."""
+
+    def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
+        """(t, h, w) of the latents of T x H x W pixels.
+
+        Raises:
+            ValueError: if the stride does not divide them.
+        """
+        for name, size, stride in zip(("frames", "height", "width"), (frames, height, width), self.stride, strict=True):
+            if size % stride and not (name == "frames" and size == 1):
+                raise ValueError(
+                    f"{name} {size} is not divisible by the autoencoder's stride {stride}: the nearest legal numbers "
+                    f"are {max(size // stride, 1) * stride} and {(size // stride + 1) * stride}"
+                )
+        t, h, w = self.stride
+        return max(frames // t, 1), height // h, width // w
+
+
+@final
+class RgbAutoencoder(AbstractAutoencoder):
+    """The identity: latents are the three colours. For small pictures on a laptop, where no autoencoder is needed.
+
+    Args:
+        scale: factor on pixels in [-1, 1]; brings their spread near the noise's.
+        shift: subtracted before scaling.
+    """
+
+    def __init__(self, scale: float = 1.0, shift: float = 0.0) -> None:
+        if scale <= 0:
+            raise ValueError(f"scale must be positive, got {scale}")
+        self.scale, self.shift = scale, shift
+
+    @property
+    def channels(self) -> int:
+        return 3
+
+    @property
+    def stride(self) -> tuple[int, int, int]:
+        return 1, 1, 1
+
+    def encode(self, pixels: Float[Tensor, "B 3 T H W"]) -> Float[Tensor, "B C t h w"]:
+        return (pixels - self.shift) * self.scale
+
+    def decode(self, latents: Float[Tensor, "B C t h w"]) -> Float[Tensor, "B 3 T H W"]:
+        return latents / self.scale + self.shift

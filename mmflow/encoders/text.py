@@ -1,0 +1,101 @@
+"""Captions to context tokens and pooled features."""
+
+import hashlib
+import re
+from abc import ABC, abstractmethod
+from functools import lru_cache
+from typing import final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmflow.batch import TextFeatures
+
+WORDS = re.compile(r"\w+|[^\w\s]")
+
+
+class AbstractTextEncoder(ABC):
+    """A frozen text encoder; constructors load nothing."""
+
+    @property
+    @abstractmethod
+    def context_width(self) -> int:
+        """Width of a context token."""
+
+    @property
+    @abstractmethod
+    def pooled_width(self) -> int:
+        """Width of the pooled features."""
+
+    @abstractmethod
+    def encode(self, captions: list[str]) -> TextFeatures:
+        """Features of each caption; an empty caption gives the null state."""
+
+    def null(self, num: int) -> TextFeatures:
+        """The unconditional state, in training and guidance alike: one zero token and zero pooled features."""
+        return TextFeatures(
+            context=torch.zeros(num, self.context_width),
+            lengths=torch.ones(num, 1, dtype=torch.int64),
+            pooled=torch.zeros(num, self.pooled_width),
+        )
+
+
+@lru_cache(maxsize=100_000)
+def word_vector(word: str, width: int) -> Tensor:
+    """A fixed vector from N(0, 1), a pure function of the word."""
+    digest = hashlib.blake2b(word.encode(), digest_size=16, person=b"mmflow word").digest()
+    rng = np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
+    return torch.as_tensor(rng.standard_normal(width, dtype=np.float32))
+
+
+@final
+class HashedWords(AbstractTextEncoder):
+    """Every word is a fixed random vector beside the sinusoid of its place: an encoder that needs no download.
+
+    It knows no spelling and no meaning, so each word must be learned from the captions; an unknown word is a vector
+    that
+    the model has not met. Pooled features are the mean of the word vectors, scaled back to unit spread.
+
+    Args:
+        width: numbers per word.
+        position_width: numbers that encode the word's place, even.
+        max_words: captions are cut after this many words.
+    """
+
+    def __init__(self, width: int = 96, position_width: int = 32, max_words: int = 77) -> None:
+        if position_width % 2 or min(width, position_width, max_words) < 1:
+            raise ValueError(
+                f"need an even position_width and positive sizes, got {width}, {position_width}, {max_words}"
+            )
+        self.width, self.position_width, self.max_words = width, position_width, max_words
+
+    @property
+    def context_width(self) -> int:
+        return self.width + self.position_width
+
+    @property
+    def pooled_width(self) -> int:
+        return self.width
+
+    def _positions(self, num: int) -> Tensor:
+        frequencies = 0.5 ** torch.arange(self.position_width // 2, dtype=torch.float32)
+        angles = torch.arange(num, dtype=torch.float32)[:, None] * frequencies * (np.pi / 2)
+        return torch.cat([angles.sin(), angles.cos()], 1)
+
+    def encode(self, captions: list[str]) -> TextFeatures:
+        tokens, pooled = [], []
+        for caption in captions:
+            words = WORDS.findall(caption.casefold())[: self.max_words]
+            if not words:
+                tokens.append(torch.zeros(1, self.context_width))
+                pooled.append(torch.zeros(self.pooled_width))
+                continue
+            vectors = torch.stack([word_vector(word, self.width) for word in words])
+            tokens.append(torch.cat([vectors, self._positions(len(words))], 1))
+            pooled.append(vectors.sum(0) / len(words) ** 0.5)
+        return TextFeatures(
+            context=torch.cat(tokens) if tokens else torch.zeros(0, self.context_width),
+            lengths=torch.tensor([[len(token)] for token in tokens], dtype=torch.int64).reshape(-1, 1),
+            pooled=torch.stack(pooled) if pooled else torch.zeros(0, self.pooled_width),
+        )
