@@ -15,7 +15,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby, islice
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -136,7 +136,7 @@ class Batch:
     Made in a loader's worker; latents and conditioning are added on the device.
     """
 
-    pixels: tuple[UInt8[Tensor, "B 3 T H W"], ...]
+    pixels: tuple[UInt8[Tensor, "_ 3 _ _ _"], ...]
     captions: tuple[str, ...]
     u: Float[Tensor, " B"]
     """One uniform per sample, from which the objective's density makes t."""
@@ -202,7 +202,15 @@ class Request:
     """None: guidance away from the null state."""
 
 
-def request_batches(requests: Iterable[Request], batch_size: int) -> Iterator[list[Request]]:
+class Whole(list[Any]):
+    """A list that Lightning hands on as it is: nothing in it moves to a device."""
+
+    def to(self, *args: object, **kwargs: object) -> "Whole":
+        """Itself."""
+        return self
+
+
+def request_batches(requests: Iterable[Request], batch_size: int) -> Iterator[Whole]:
     """Requests that can be made at once: of one shape and number of steps, in the order of their index."""
 
     def together(request: Request) -> tuple[int, ...]:
@@ -212,9 +220,10 @@ def request_batches(requests: Iterable[Request], batch_size: int) -> Iterator[li
     for (frames, *_), group in groupby(ordered, key=together):
         limit = max(1, batch_size // frames)
         while chunk := list(islice(group, limit)):
-            yield chunk
+            yield Whole(chunk)
 
 
+@runtime_checkable
 class Codec(Protocol):
     """The frozen networks, as sampling sees them."""
 

@@ -147,7 +147,9 @@ def pick_frames(
         lasts = f"lasts {end - first:.3f} s ({len(stamps)} frames)"
         raise UnreadableSample("too_short", f"{lasts}, {num_frames} frames at {fps:g} per second were asked for")
     times = first + start * max(slack - 2 * CLOCK, 0.0) + np.arange(num_frames) / fps
-    indices = np.searchsorted(stamps[:, 0], times + CLOCK, side="right") - 1
+    # Half a CLOCK past the middle: of a regular clip the middle of the slack is where one frame gives way to the next,
+    # and rounding must not take some of the asked frames from either side.
+    indices = np.searchsorted(stamps[:, 0], times + 1.5 * CLOCK, side="right") - 1
     return np.clip(indices, 0, len(stamps) - 1)
 
 

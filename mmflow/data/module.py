@@ -3,15 +3,17 @@
 import dataclasses
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, final
 
 import lightning.pytorch as pl
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 
-from mmflow.batch import LEVELS, Batch, Conditioning, Request, request_batches
-from mmflow.data.plan import Plan
+from mmflow.batch import LEVELS, Batch, Conditioning, Request, Whole, request_batches
+from mmflow.data.decode import UnreadableSample
+from mmflow.data.plan import Interleave, Plan
 from mmflow.data.prompts import read_prompts
 from mmflow.data.reader import Draws, ShareReader, ShareSampler
 from mmflow.data.shard import expand_shards
@@ -84,11 +86,18 @@ class FlowData(pl.LightningDataModule):
         for name, share in (("clip_share", clip_share), ("caption_dropout", caption_dropout)):
             if not 0 <= share <= 1:
                 raise ValueError(f"data.{name} must lie in [0, 1], got {share}")
-        if batch_size < 1 or val_samples < 0 or num_workers < 0 or (epochs is not None and epochs < 1):
-            raise ValueError(
-                f"data.batch_size and data.epochs must be at least 1, val_samples and num_workers at least 0; got "
-                f"{batch_size}, {epochs}, {val_samples}, {num_workers}"
-            )
+        for name, number, least in (
+            ("batch_size", batch_size, 1),
+            ("frames", frames, 1),
+            ("epochs", 1 if epochs is None else epochs, 1),
+            ("val_samples", val_samples, 0),
+            ("prompt_frames", prompt_frames, 1),
+            ("num_workers", num_workers, 0),
+        ):
+            if number < least:
+                raise ValueError(f"data.{name} must be at least {least}, got {number}")
+        if fps <= 0:
+            raise ValueError(f"data.fps must be positive, got {fps}")
         self.encoders = Encoders(autoencoder, text_encoder)
         self.world, self.train_shards, self.val_shards = world, train_shards, val_shards
         self.clip_share, self.batch_size, self.val_samples = clip_share, batch_size, val_samples
@@ -103,7 +112,10 @@ class FlowData(pl.LightningDataModule):
             self.resolution, self.frames, self.fps = world.size, world.frames, world.fps
             self.sizes: tuple[tuple[int, int], ...] = ((world.size, world.size),)
         else:
-            self.sizes = buckets(resolution**2, tuple(aspects), multiple)
+            try:
+                self.sizes = buckets(resolution**2, tuple(aspects), multiple)
+            except ValueError as error:
+                raise ValueError(f"data.resolution {resolution}, data.multiple {multiple}: {error}") from error
         self.position = 0
         self.samples: Counter[str] = Counter()
         self._restored: dict[str, Any] | None = None
@@ -126,7 +138,14 @@ class FlowData(pl.LightningDataModule):
                     raise ValueError("data.epochs needs shards: the shapes world never ends. Use trainer.max_steps")
                 end = self.epochs * total
             self._train_plan = Plan(self._train_sources, weights, self.batch_size, end=end)
+            if end is not None:
+                self._end_after(self._train_plan.num_steps(end))
             self._take_up()
+
+    def _end_after(self, num_steps: int) -> None:
+        """Ends the run after so many optimizer steps, counted from its start, unless `max_steps` ends it before."""
+        loop: Any = self.trainer.fit_loop.epoch_loop  # type: ignore[union-attr]
+        loop.max_steps = num_steps if loop.max_steps < 0 else min(num_steps, loop.max_steps)
 
     def _media(self) -> list[tuple[Medium, float]]:
         shares: list[tuple[Medium, float]] = [("picture", 1 - self.clip_share), ("clip", self.clip_share)]
@@ -225,6 +244,7 @@ class FlowData(pl.LightningDataModule):
                 self.trainer.global_rank,
                 self.trainer.world_size,
                 self.trainer.accumulate_grad_batches,
+                endless=True,
             ),
         )
 
@@ -232,14 +252,11 @@ class FlowData(pl.LightningDataModule):
         """Every validation sample at every level, cut over the ranks without repetition."""
         assert self.trainer is not None
         sources, weights = self._sources("val")
-        if self.train_shards is not None and self.val_shards is None:
-            rank_zero_info("no data.val_shards: a hash-chosen 1 % of the training samples is held out for validation")
-        sizes = [source.size for source in sources]
-        available = self.val_samples if None in sizes else min(self.val_samples, sum(size or 0 for size in sizes))
-        if not available:
+        nums = _val_nums(self.val_samples, sources, weights)
+        if not sum(nums):
             return []
         levels = len(LEVELS)
-        plan = Plan([LevelSource(s, levels) for s in sources], weights, self.batch_size, end=available * levels)
+        plan = Plan([LevelSource(s, levels) for s in sources], nums, self.batch_size, end=sum(nums) * levels)
         draws = Draws(self.seed, caption_dropout=0.0, low_discrepancy=False)
         return self._loader(
             ShareReader(sources, draws, self.encoders.latent_shape, LEVELS),
@@ -301,21 +318,34 @@ class FlowData(pl.LightningDataModule):
 
     def preview_requests(self, num_pictures: int, num_clips: int, seed: int) -> list[Request]:
         """Captions of validation samples, with the shape of each: the prompts of previews."""
-        sources, _ = self._sources("val")
-        limits: dict[str, int] = {"picture": num_pictures, "clip": num_clips}
+        left: dict[str, int] = {"picture": num_pictures, "clip": num_clips}
         requests: list[Request] = []
-        for source in sources:
-            wanted = min(limits[source.medium], limits[source.medium] if source.size is None else source.size)
-            for nth in range(wanted):
+        # A small set holds few samples out; training's own captions fill up what is left.
+        for source in [*self._sources("val")[0], *self._sources("train")[0]]:
+            for nth in range(left[source.medium] if source.size is None else min(left[source.medium], source.size)):
                 item = source.locate(0, nth, nth)
-                frames, height, width = item.shape
-                caption = source.caption(item)
-                requests.append(Request(len(requests), caption, seed, frames, height, width))
+                try:
+                    caption = source.caption(item)
+                except UnreadableSample:
+                    continue
+                requests.append(Request(len(requests), caption, seed, *item.shape))
+                left[source.medium] -= 1
         return requests
+
+    def describe(self) -> list[str]:
+        """What is trained on, in a few lines for people."""
+        if self.train_shards is None:
+            return [f"data: the shapes world, {1 - self.clip_share:.0%} pictures and {self.clip_share:.0%} clips"]
+        pairs = zip(*self._sources("train"), strict=True)
+        lines = [f"data: {source.size} {source.medium}s, {share:.0%} of each step" for source, share in pairs]
+        if self.val_shards is None:
+            held = " and ".join(f"{source.size} {source.medium}s" for source in self._sources("val")[0])
+            lines.append(f"validation: no data.val_shards, so a hash-chosen 1 % is held out: {held or 'nothing'}")
+        return lines
 
     # --- on the device ---------------------------------------------------------------------------------------------
 
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+    def on_after_batch_transfer(self, batch: Batch | Whole, dataloader_idx: int) -> Batch | Whole:
         """Adds latents and text features; notes the place in the plan."""
         if not isinstance(batch, Batch):
             return batch
@@ -353,3 +383,12 @@ class FlowData(pl.LightningDataModule):
     def write_ledger(self, path: Path) -> None:
         """What became of the samples so far, as JSON."""
         path.write_text(json.dumps({"position": self.position, "samples": dict(self.samples)}, indent=1) + "\n")
+
+
+def _val_nums(val_samples: int, sources: Sequence[AbstractSource], weights: Sequence[float]) -> list[int]:
+    """Validation samples of each source: its share of `val_samples`, and no more than it has."""
+    if not sources:
+        return []
+    interleave = Interleave(weights)
+    shares = Counter(interleave(position)[0] for position in range(val_samples))
+    return [shares[i] if source.size is None else min(shares[i], source.size) for i, source in enumerate(sources)]

@@ -1,16 +1,15 @@
 """The global order of the data: a pure function of the seed, and the place in it one integer.
 
-Position p of the plan belongs to one source, by an interleave that keeps every source's share exact to within a sample
-over any stretch, and to one sample of it, by the source's own order. Steps are `batch_size` neighbouring positions;
-they
-never straddle a window, so a window's leftovers form a short step. World size, workers and prefetch do not enter: they
-only decide who reads what.
+Position p of the plan belongs to one source, by an interleave that keeps the shares of pictures and clips exact to
+within a sample over any stretch, and to one sample of it, by the source's own order. Steps are `batch_size`
+neighbouring positions; they never straddle a window, so a window's leftovers form a short step. World size, workers and
+prefetch do not enter: they only decide who reads what.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from mmflow.batch import Key
 
@@ -40,6 +39,7 @@ class Step:
     next_position: int
 
 
+@runtime_checkable
 class Locator(Protocol):
     """What a plan asks of a source."""
 
@@ -48,7 +48,11 @@ class Locator(Protocol):
 
 
 class Interleave:
-    """Which source position p goes to, by repeated exact halving; closed form, so any p costs the same.
+    """Which source position p goes to: each source in turn takes its share of what is left; closed form, so any p costs
+    the same.
+
+    Of k sources none is ever k - 1 samples from its share over any stretch, so two are exact to within a sample.
+    Three or more with any shares cannot be.
 
     Args:
         weights: share of each source, non-negative, not all zero.

@@ -119,14 +119,26 @@ def _stack(frames: list[np.ndarray]) -> Tensor:
 
 
 class ShareSampler(Sampler[Share]):
-    """One rank's shares in the plan's order, from a position on."""
+    """One rank's shares in the plan's order, from a position on.
 
-    def __init__(self, plan: Plan, position: int, rank: int, world_size: int, accumulate: int) -> None:
-        self.plan, self.position = plan, position
+    Args:
+        plan: the order.
+        position: where a step begins.
+        rank: of this process.
+        world_size: number of processes.
+        accumulate: micro-steps per step.
+        endless: states no true length even where the plan ends. Lightning compares the length with all batches since
+            the run began, so that a continued run would end too soon.
+    """
+
+    def __init__(
+        self, plan: Plan, position: int, rank: int, world_size: int, accumulate: int, endless: bool = False
+    ) -> None:
+        self.plan, self.position, self.endless = plan, position, endless
         self.rank, self.world_size, self.accumulate = rank, world_size, accumulate
 
     def __len__(self) -> int:
-        if self.plan.end is None:
+        if self.endless or self.plan.end is None:
             return ENDLESS
         return (self.plan.num_steps(self.plan.end) - self.plan.num_steps(self.position)) * self.accumulate
 

@@ -1,0 +1,203 @@
+"""LightningCLI with this project's rules: run directories, three verbs for a run, defaults that work."""
+
+import os
+from pathlib import Path
+from typing import Any, Literal, final
+
+import lightning.pytorch as pl
+from jsonargparse import set_parsing_settings
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from mmflow.data.module import FlowData
+from mmflow.train.checkpoint import Checkpoints
+from mmflow.train.ema import Ema
+from mmflow.train.loggers import RunCsv, make_wandb
+from mmflow.train.module import FlowModule
+from mmflow.train.predictions import Predictions
+from mmflow.train.previews import Previews
+from mmflow.train.progress import TrainingBar
+from mmflow.train.run import RunRecord, make_writable, start
+from mmflow.train.scores import Scores
+from mmflow.train.throughput import Throughput
+from mmflow.train.weights import find_checkpoint
+
+DEFAULT_CLASSES = {
+    "model.objective.path": "mmflow.flow.path.RectifiedFlow",
+    "model.objective.prediction": "mmflow.flow.prediction.Velocity",
+    "model.objective.density": "mmflow.flow.density.LogitNormal",
+    "model.objective.shift": "mmflow.flow.shift.ConstantShift",
+    "model.optimizer": "mmflow.train.optim.AdamW",
+    "model.sampling.solver": "mmflow.flow.solver.Euler",
+    "data.autoencoder": "mmflow.encoders.autoencoder.RgbAutoencoder",
+    "data.text_encoder": "mmflow.encoders.text.HashedWords",
+}
+"""The signatures' own defaults, by name: jsonargparse cannot print or override an instance."""
+
+USES = ("validate", "test", "predict")
+"""Commands that use a run as it is."""
+
+TRAINER_DEFAULTS: dict[str, Any] = {
+    "default_root_dir": "runs/default",
+    "max_epochs": -1,
+    "num_sanity_val_steps": 0,
+    "check_val_every_n_epoch": None,
+    "val_check_interval": 1000,
+    "log_every_n_steps": 20,
+    "gradient_clip_val": 1.0,
+    "use_distributed_sampler": False,
+    "enable_model_summary": False,
+    "enable_checkpointing": False,
+}
+FORCED = {
+    "ema": Ema,
+    "checkpoints": Checkpoints,
+    "previews": Previews,
+    "scores": Scores,
+    "predictions": Predictions,
+}
+"""Callbacks that every run has, under their own keys."""
+
+
+def expand_run(args: list[str]) -> list[str]:
+    """Puts a run's own config.yaml first where a command uses the run and names no other configuration."""
+    if not args or args[0] not in USES or any(a == "--config" or a.startswith("--config=") for a in args):
+        return args
+    value = next((a.split("=", 1)[1] for a in args if a.startswith("--ckpt_path=")), None)
+    if value is None and "--ckpt_path" in args[:-1]:
+        value = args[args.index("--ckpt_path") + 1]
+    folder = None if value is None else run_folder(value)
+    return args if folder is None else [args[0], "--config", str(folder / "config.yaml"), *args[1:]]
+
+
+def run_folder(checkpoint: str) -> Path | None:
+    """The run directory that a checkpoint argument belongs to: itself, or the folder above `checkpoints/`."""
+    path = Path(checkpoint)
+    for folder in (path, path.parent.parent):
+        if (folder / "config.yaml").is_file() and (folder / "checkpoints").is_dir():
+            return folder
+    return None
+
+
+def _rank() -> int:
+    """This process's rank as its launcher states it; before there is a trainer."""
+    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
+        if name in os.environ:
+            return int(os.environ[name])
+    return 0
+
+
+@final
+class MmflowCLI(LightningCLI):
+    """Parses and builds at construction; `run()` does the work.
+
+    Args:
+        args: the command line.
+        for_use: resolve what the command starts from; without it only what the configuration names is built.
+    """
+
+    def __init__(self, args: list[str], for_use: bool = True) -> None:
+        set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+        self._for_use = for_use
+        super().__init__(
+            FlowModule,
+            FlowData,
+            save_config_callback=None,
+            seed_everything_default=0,
+            trainer_defaults=dict(TRAINER_DEFAULTS),
+            parser_kwargs={"parser_mode": "omegaconf+"},
+            args=args,
+            auto_configure_optimizers=False,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.set_defaults({key: {"class_path": path} for key, path in DEFAULT_CLASSES.items()})
+        for key, callback in FORCED.items():
+            parser.add_lightning_class_args(callback, key)
+        for name in ("latent_channels", "context_width", "pooled_width"):
+            parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
+        parser.add_argument("--wandb.mode", type=Literal["offline", "online", "off"], default="offline", help="W&B.")
+        parser.add_argument("--wandb.project", type=str, default="mmflow", help="W&B project.")
+        parser.add_argument(
+            "--resume",
+            type=Literal["never", "auto"],
+            default="never",
+            help="auto: continue the run in trainer.default_root_dir if it has a checkpoint, else start it.",
+        )
+
+    # LightningCLI runs the command inside its constructor; building and running are kept apart here, so that errors in
+    # a configuration can be told from errors in a run.
+    def _run_subcommand(self, subcommand: str) -> None:
+        self._command = subcommand
+
+    def run(self) -> None:
+        """Runs the command that was parsed."""
+        super()._run_subcommand(self._command)
+
+    def has_begun(self) -> bool:
+        """Whether a training step has been done."""
+        trainer: pl.Trainer | None = getattr(self, "trainer", None)
+        return trainer is not None and bool(trainer.training) and trainer.global_step > 0
+
+    def before_instantiate_classes(self) -> None:
+        """Settles the run directory and the checkpoint to start from.
+
+        Raises:
+            ValueError: if the directory is in use or unwritable, or there is no such checkpoint.
+        """
+        if not self._for_use:
+            return
+        command = self.config.subcommand
+        config = self.config[command]
+        folder = Path(config.trainer.default_root_dir)
+        if command == "fit":
+            if _rank() == 0:
+                config.ckpt_path = start(folder, config.ckpt_path, config.resume)
+                make_writable(folder)
+            elif config.ckpt_path == "last" or config.resume == "auto":
+                last = folder / "checkpoints" / "last.ckpt"
+                config.ckpt_path = str(last) if last.is_file() else None
+        elif config.ckpt_path == "last":
+            config.ckpt_path = str(find_checkpoint(folder))
+        if config.ckpt_path is not None:
+            config.ckpt_path = str(find_checkpoint(config.ckpt_path))
+        elif command in USES and config.model.init_from is None:
+            raise ValueError(
+                f"{command} needs trained weights: --ckpt_path RUN (a run directory), --ckpt_path last, or "
+                "--model.init_from FILE"
+            )
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        """The trainer, with this project's callbacks and loggers."""
+        config = self.config[self.config.subcommand]
+        folder = Path(config.trainer.default_root_dir)
+        command = self.config.subcommand
+        extra: list[Any] = [Throughput(), RunRecord(self._yaml())]
+        if config.trainer.enable_progress_bar is not False and command == "fit":
+            extra.append(TrainingBar())
+        if config.trainer.logger in (None, True):
+            kwargs["logger"] = self._loggers(folder) if command == "fit" else False
+        self.trainer_defaults["callbacks"] = extra
+        return super().instantiate_trainer(**kwargs)
+
+    def _loggers(self, folder: Path) -> list[Any]:
+        wandb = self.config[self.config.subcommand].wandb
+        loggers: list[Any] = [RunCsv(folder)]
+        if wandb.mode != "off" and _rank() == 0:
+            loggers.append(make_wandb(folder, wandb.mode, wandb.project))
+        return loggers
+
+    def _yaml(self) -> str:
+        """The resolved configuration, without what belongs to one start of the run only."""
+        config = self.config[self.config.subcommand].clone()
+        for key in ("ckpt_path", "resume", "config"):
+            config.pop(key, None)
+        text: str = self._parser(self.config.subcommand).dump(config, skip_validation=True, skip_link_targets=True)
+        return text
+
+
+def build(config: Path) -> tuple[FlowModule, FlowData]:
+    """Module and data module of a run's configuration, for use without a trainer."""
+    cli = MmflowCLI(["predict", "--config", str(config)], for_use=False)
+    module, data = cli.model, cli.datamodule
+    assert isinstance(module, FlowModule) and isinstance(data, FlowData)
+    return module, data

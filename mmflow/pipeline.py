@@ -1,0 +1,107 @@
+"""From Python: load a run and make pictures and clips with the command line's own sampler."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+
+from mmflow.batch import Codec, Request, request_batches
+from mmflow.flow.objective import FlowObjective
+from mmflow.model.mmdit import AbstractBackbone
+from mmflow.train.sampling import Sampling, make
+from mmflow.train.weights import check_weights, find_checkpoint, load_weights
+
+Frames = UInt8[np.ndarray, "T H W 3"]
+
+
+@final
+class Pipeline:
+    """A trained network with its objective, its frozen encoders, and the run's own sizes and sampling settings.
+
+    Pipeline.load("runs/quickstart")(["a red circle", "a blue square moving left"], seed=0)
+    """
+
+    def __init__(
+        self,
+        backbone: AbstractBackbone,
+        objective: FlowObjective,
+        codec: Codec,
+        sampling: Sampling,
+        size: tuple[int, int],
+    ) -> None:
+        self.backbone, self.objective, self.codec, self.sampling = backbone.eval(), objective, codec, sampling
+        self.height, self.width = size
+
+    @classmethod
+    def load(cls, run: str | Path, weights: str | None = None) -> "Pipeline":
+        """The pipeline of a run directory.
+
+        Args:
+            run: the run directory, with `config.yaml` and `checkpoints/`.
+            weights: `ema` or `raw`; the run's own `sampling.weights` if not given.
+
+        Raises:
+            ValueError: if there is no run, no checkpoint, or the weights do not fit the configuration.
+        """
+        from mmflow.cli import build
+
+        folder = Path(run)
+        if not (folder / "config.yaml").is_file():
+            raise ValueError(f"{folder} is no run directory: it has no config.yaml")
+        module, data = build(folder / "config.yaml")
+        kind = weights or module.sampling.weights
+        source = find_checkpoint(folder)
+        found = load_weights(f"{source}@{kind}")
+        module.configure_model()
+        check_weights(found, module.backbone.state_dict(), str(source))
+        module.backbone.load_state_dict(found)
+        return cls(
+            module.backbone, module.objective, data.encoders, module.sampling, (data.resolution, data.resolution)
+        )
+
+    def to(self, device: str | torch.device) -> "Pipeline":
+        """The network on another device."""
+        self.backbone.to(device)
+        return self
+
+    def __call__(
+        self,
+        prompts: str | Sequence[str],
+        seed: int = 0,
+        frames: int = 1,
+        height: int | None = None,
+        width: int | None = None,
+        negative_prompt: str | None = None,
+        **sampling: Any,
+    ) -> list[Frames]:
+        """One picture (T=1) or clip per prompt, uint8 (T, H, W, 3).
+
+        Args:
+            prompts: one or several.
+            seed: with the prompt it names the noise: the same two give the same picture.
+            frames: 1 makes pictures.
+            height: in pixels; the run's own if not given.
+            width: in pixels; the run's own if not given.
+            negative_prompt: guidance away from it instead of from the null state.
+            **sampling: fields of `Sampling`, such as `num_steps` or `guidance_scale`, in place of the run's own.
+
+        Raises:
+            ValueError: if the model cannot make that size.
+        """
+        texts = [prompts] if isinstance(prompts, str) else list(prompts)
+        settings = replace(self.sampling, **sampling)
+        size = height or self.height, width or self.width
+        self.backbone.check_shape(*self.codec.latent_shape(frames, *size)[1:])
+        requests = [
+            Request(i, text, seed, frames, *size, negative_prompt=negative_prompt) for i, text in enumerate(texts)
+        ]
+        device = next(self.backbone.parameters()).device
+        made: dict[int, Frames] = {}
+        for batch in request_batches(requests, settings.batch_size):
+            pictures = make(self.backbone, self.objective, self.codec, batch, settings, device)
+            made |= {request.index: frames for request, frames in zip(batch, pictures, strict=True)}
+        return [made[i] for i in range(len(texts))]

@@ -1,0 +1,1 @@
+"""What joins objective, model and Lightning: the module, its optimizer, and the callbacks."""

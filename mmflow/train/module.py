@@ -1,0 +1,221 @@
+"""The Lightning module: objective, network and optimizer, and nothing that is frozen."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, final
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from lightning.pytorch.callbacks import Timer
+from torch import Tensor
+
+from mmflow.batch import Batch, Codec, Request, Whole
+from mmflow.flow.objective import FlowObjective
+from mmflow.metrics.level_loss import LevelLoss
+from mmflow.model.mmdit import AbstractBackbone
+from mmflow.train.ema import find_ema
+from mmflow.train.optim import AbstractOptimizer, AdamW, LrSchedule
+from mmflow.train.precision import Precision, choose
+from mmflow.train.sampling import Sampling, make
+from mmflow.train.weights import check_weights, load_weights, network_weights
+
+
+@final
+class FlowModule(pl.LightningModule):
+    """Trains a backbone by a flow objective on bags of pictures and clips.
+
+    Args:
+        backbone: the network to train.
+        objective: path, prediction, density and shift.
+        optimizer: AdamW or Muon.
+        lr_schedule: warm-up and decay.
+        sampling: how pictures and clips are made for previews, scores and `predict`.
+        precision: of the network's arithmetic in training; `auto` takes bf16 where a short probe finds it faster.
+        Weights,
+            optimizer state, t and loss are fp32 throughout.
+        init_from: weights to start from at step 0: `RUN|file[@ema|@raw]`.
+        latent_channels: linked from the data; must equal the backbone's `in_channels`.
+        context_width: linked from the data; must equal the backbone's.
+        pooled_width: linked from the data; must equal the backbone's.
+    """
+
+    def __init__(  # noqa: PLR0913 - the signature is the configuration
+        self,
+        backbone: Callable[[], AbstractBackbone],
+        objective: FlowObjective = FlowObjective(),
+        optimizer: AbstractOptimizer = AdamW(),
+        lr_schedule: LrSchedule = LrSchedule(),
+        sampling: Sampling = Sampling(),
+        precision: Precision = "auto",
+        init_from: str | None = None,
+        latent_channels: int | None = None,
+        context_width: int | None = None,
+        pooled_width: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.objective, self.optimizer_recipe, self.lr_schedule = objective, optimizer, lr_schedule
+        self.sampling, self.precision, self.init_from = sampling, precision, init_from
+        with torch.device("meta"):
+            self.backbone = backbone()
+        self._check_widths(in_channels=latent_channels, context_width=context_width, pooled_width=pooled_width)
+        self.autocast_dtype: torch.dtype | None = None
+        self.level_loss = LevelLoss()
+        self._peak_lrs: list[float] = []
+        self._step_losses: dict[str, Tensor] = {}
+        self._started = time.monotonic(), 0.0
+
+    def _check_widths(self, **linked: int | None) -> None:
+        sources = {"in_channels": "autoencoder", "context_width": "text encoder", "pooled_width": "text encoder"}
+        for name, value in linked.items():
+            own = getattr(self.backbone, name)
+            if value is not None and value != own:
+                raise ValueError(
+                    f"the data's {sources[name]} gives {name} {value}, the model takes {own}: set "
+                    f"--model.backbone.{name} {value}, or choose another {sources[name]}"
+                )
+
+    def configure_model(self) -> None:
+        """Gives the network, until now without memory, its first weights."""
+        if next(self.backbone.parameters()).is_meta:
+            self.backbone.to_empty(device=self.device)
+            self.backbone.reset_parameters()
+            if self.init_from is not None:
+                weights = load_weights(self.init_from)
+                check_weights(weights, self.backbone.state_dict(), self.init_from)
+                self.backbone.load_state_dict(weights)
+
+    def setup(self, stage: str) -> None:
+        """Resolves the precision."""
+        dtype = choose(self.precision, self.device)
+        self.autocast_dtype = torch.bfloat16 if dtype == "bf16" else None
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        optimizer = self.optimizer_recipe.build(self.backbone)
+        self._peak_lrs = [group["lr"] for group in optimizer.param_groups]
+        return optimizer
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        assert batch.latents is not None
+        with self.autocast():
+            loss, _ = self.objective(self.backbone, batch.latents, batch.conditioning, batch.u, batch.eps)
+        # The optimizer step's loss is the mean over all samples that the plan gave it, on whichever rank and in
+        # whichever micro-step they were: Lightning averages over both, so each sum is scaled by their number.
+        total = self.trainer.world_size * self.trainer.accumulate_grad_batches * loss.sum() / batch.planned
+        self._log_step(batch, loss.detach())
+        return total
+
+    def autocast(self) -> torch.autocast:
+        """The training precision as a context."""
+        return torch.autocast(
+            self.device.type, self.autocast_dtype or torch.bfloat16, enabled=self.autocast_dtype is not None
+        )
+
+    def _log_step(self, batch: Batch, loss: Tensor) -> None:
+        """Mean loss of the optimizer step over all ranks, and of its pictures and clips, once its last part is done."""
+        assert batch.latents is not None
+        media = ["picture" if len(z) == 0 or z.shape[2] == 1 else "clip" for z in batch.latents for _ in range(len(z))]
+        for name in ("picture", "clip"):
+            members = torch.tensor([medium == name for medium in media], dtype=torch.bool, device=loss.device)
+            pair = torch.stack([(loss * members).sum(), members.sum().to(loss.dtype)])
+            self._step_losses[name] = self._step_losses.get(name, torch.zeros_like(pair)) + pair
+        if not batch.closes_step:
+            return
+        sums = torch.stack([self._step_losses["picture"], self._step_losses["clip"]])
+        if self.trainer.world_size > 1:
+            sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
+        self._step_losses = {}
+        values = {"train/loss": sums[:, 0].sum() / batch.planned}
+        values |= {f"train/loss_{n}": s[0] / s[1] for n, s in zip(("picture", "clip"), sums, strict=True) if s[1] > 0}
+        self.log_dict(values, batch_size=batch.planned)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizer, torch.optim.Optimizer)
+        factor = self.lr_schedule.factor(self.global_step, self.progress())
+        for group, peak in zip(optimizer.param_groups, self._peak_lrs, strict=True):
+            group["lr"] = factor * peak
+        if batch.closes_step:
+            self.log("lr", self._peak_lrs[0] * factor, batch_size=batch.planned)
+
+    def progress(self) -> float:
+        """Share of the run that is done: of `max_steps` or of `max_time`, whichever is further; 0 for an endless
+        run.
+        """
+        shares = [0.0]
+        if self.trainer.max_steps > 0:
+            shares.append(self.global_step / self.trainer.max_steps)
+        timer = next((c for c in self.trainer.callbacks if isinstance(c, Timer)), None)  # type: ignore[attr-defined]
+        if timer is not None and timer.time_remaining() is not None:
+            elapsed = timer.time_elapsed()
+            shares.append(elapsed / max(elapsed + (timer.time_remaining() or 0.0), 1.0))
+        return min(max(shares), 1.0)
+
+    def on_train_start(self) -> None:
+        self._started = time.monotonic(), self.progress()
+
+    def seconds_left(self) -> float | None:
+        """Until the end, at the pace so far; None for an endless run or before there is a pace."""
+        started, before = self._started
+        gained = self.progress() - before
+        return None if gained <= 0 else (time.monotonic() - started) * (1 - before - gained) / gained
+
+    @contextmanager
+    def evaluated(self) -> Iterator[None]:
+        """Inside, the network is in evaluation mode and has the averaged weights, if it has any and they are
+        asked for.
+        """
+        training, ema = self.backbone.training, find_ema(self.trainer) if self._trainer is not None else None
+        self.backbone.eval()
+        try:
+            if ema is not None and ema.average and self.sampling.weights == "ema":
+                with ema.swapped(self.backbone):
+                    yield
+            else:
+                yield
+        finally:
+            self.backbone.train(training)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        assert batch.latents is not None
+        with self.evaluated(), self.autocast():
+            loss, t = self.objective.at(self.backbone, batch.latents, batch.conditioning, batch.u, batch.eps)
+        frames = torch.tensor([z.shape[2] for z in batch.latents for _ in range(len(z))], device=t.device)
+        self.level_loss.update(loss, t, frames > 1)
+
+    def on_validation_epoch_end(self) -> None:
+        values = self.level_loss.compute()
+        self.level_loss.reset()
+        self.log_dict(values, sync_dist=False, batch_size=1)
+
+    test_step = validation_step
+    on_test_epoch_end = on_validation_epoch_end
+
+    def make(
+        self, requests: Sequence[Request], codec: Codec, sampling: Sampling | None = None
+    ) -> list[UInt8[np.ndarray, "T H W 3"]]:
+        """Pictures and clips of one shape from the evaluated network; see `sampling.make`."""
+        with self.evaluated():
+            return make(self.backbone, self.objective, codec, requests, sampling or self.sampling, self.device)
+
+    def predict_step(self, batch: Whole, batch_idx: int) -> Whole:
+        """(request, frames) pairs, the requests with the settings that they left open filled in."""
+        requests = [
+            replace(
+                request,
+                num_steps=request.num_steps or self.sampling.num_steps,
+                guidance_scale=self.sampling.guidance_scale
+                if request.guidance_scale is None
+                else request.guidance_scale,
+            )
+            for request in batch
+        ]
+        codec: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        return Whole(zip(requests, self.make(requests, codec.encoders), strict=True))
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.configure_model()
+        check_weights(network_weights(checkpoint["state_dict"]), self.backbone.state_dict(), "the checkpoint")

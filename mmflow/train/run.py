@@ -1,0 +1,118 @@
+"""The run directory: what may be started where, and what a run leaves beside its checkpoints."""
+
+import os
+from pathlib import Path
+from typing import Any, final
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Callback
+
+from mmflow.train.loggers import RunCsv
+
+TRACES = ("config.yaml", "metrics.csv", "checkpoints", "results.json")
+LAST = "last"
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """A run's newest checkpoint, if it has saved one."""
+    path = folder / "checkpoints" / "last.ckpt"
+    return path if path.is_file() else None
+
+
+def is_used(folder: Path) -> bool:
+    """Whether a run has left something there."""
+    return any((folder / name).exists() for name in TRACES)
+
+
+def start(folder: Path, ckpt_path: str | None, resume: str) -> str | None:
+    """What a `fit` into `folder` starts from: the checkpoint to continue, or None for step 0.
+
+    Args:
+        folder: the run directory.
+        ckpt_path: as the user gave it: a file, a run directory, `last`, or None.
+        resume: `never`, or `auto`: continue where there is a checkpoint, start where there is none.
+
+    Raises:
+        ValueError: if the folder belongs to an earlier run and nobody asked to continue it, or there is nothing to
+            continue.
+    """
+    last = last_checkpoint(folder)
+    if resume == "auto" and ckpt_path in (None, LAST):
+        return str(last) if last else None
+    if ckpt_path == LAST:
+        if last is None:
+            raise ValueError(
+                f"--ckpt_path last: {folder / 'checkpoints'} holds no checkpoint. Start without --ckpt_path, or let a "
+                "run that may or may not have begun take --resume auto"
+            )
+        return str(last)
+    if ckpt_path is None and is_used(folder):
+        raise ValueError(
+            f"the run directory {folder} is in use by an earlier run. Continue it: --ckpt_path last. "
+            "Or start another: --trainer.default_root_dir OTHER_FOLDER"
+        )
+    return ckpt_path
+
+
+def make_writable(folder: Path) -> None:
+    """Creates the run directory.
+
+    Raises:
+        ValueError: if nothing can be written there.
+    """
+    probe = folder / f".writable-{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(
+            f"cannot write into the run directory {folder}: {error.strerror}. Choose another: "
+            "--trainer.default_root_dir FOLDER"
+        ) from error
+
+
+def describe(trainer: pl.Trainer, pl_module: Any) -> list[str]:
+    """What this run is, in a few lines for people."""
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    parameters = sum(p.numel() for p in pl_module.backbone.parameters())
+    step = f"step: {data.batch_size} samples over {trainer.world_size} rank(s)"
+    if trainer.accumulate_grad_batches > 1:
+        step += f" x {trainer.accumulate_grad_batches} micro-steps"
+    return [
+        f"run: {trainer.default_root_dir}" + (f", continued from {trainer.ckpt_path}" if trainer.ckpt_path else ""),
+        f"model: {type(pl_module.backbone).__name__}, {parameters / 1e6:.1f} M parameters, "
+        f"{'bf16' if pl_module.autocast_dtype else 'fp32'} on {pl_module.device.type}",
+        *data.describe(),
+        step,
+    ]
+
+
+@final
+class RunRecord(Callback):
+    """Keeps `config.yaml` and `ledger.json`, and cuts `metrics.csv` back where a run continues.
+
+    Args:
+        config: the resolved configuration as YAML.
+    """
+
+    def __init__(self, config: str) -> None:
+        self.config = config
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.is_global_zero:
+            path = Path(trainer.default_root_dir) / "config.yaml"
+            writing = path.with_suffix(".part")
+            writing.write_text(self.config)
+            os.replace(writing, path)
+            print("\n".join(describe(trainer, pl_module)), flush=True)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, RunCsv):
+                logger.cut_back(trainer.global_step)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.is_global_zero:
+            data: Any = trainer.datamodule  # type: ignore[attr-defined]
+            data.write_ledger(Path(trainer.default_root_dir) / "ledger.json")
