@@ -19,7 +19,7 @@ from mmflow.train.progress import TrainingBar
 from mmflow.train.run import RunRecord, make_writable, start
 from mmflow.train.scores import Scores
 from mmflow.train.throughput import Throughput
-from mmflow.train.weights import find_checkpoint
+from mmflow.train.weights import find_checkpoint, load_checkpoint
 
 DEFAULT_CLASSES = {
     "model.objective.path": "mmflow.flow.path.RectifiedFlow",
@@ -160,6 +160,7 @@ class MmflowCLI(LightningCLI):
             config.ckpt_path = str(find_checkpoint(folder))
         if config.ckpt_path is not None:
             config.ckpt_path = str(find_checkpoint(config.ckpt_path))
+            load_checkpoint(Path(config.ckpt_path))  # refuses here what is no checkpoint, in words that help
         elif command in USES and config.model.init_from is None:
             raise ValueError(
                 f"{command} needs trained weights: --ckpt_path RUN (a run directory), --ckpt_path last, or "

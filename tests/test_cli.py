@@ -20,10 +20,10 @@ TINY = str(ROOT / "tests" / "tiny.yaml")
 ENV = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", "COLUMNS": "200"}
 
 
-def mmflow(*args: object, cwd: Path = ROOT, fails: bool = False) -> str:
+def mmflow(*args: object, fails: bool = False, env: dict[str, str] = ENV, timeout: float = 300) -> str:
     """Runs `python -m mmflow ARGS`; its output."""
     command = [sys.executable, "-m", "mmflow", *map(str, args)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=ENV, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env, timeout=timeout)
     assert (done.returncode != 0) == fails, done.stdout + done.stderr
     return done.stdout + done.stderr
 

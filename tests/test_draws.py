@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from itertools import pairwise
 
 import pytest
 import torch
@@ -66,5 +67,5 @@ def test_choice_follows_the_weights() -> None:
 def test_low_discrepancy_is_even_over_any_run_of_positions() -> None:
     for start in (0, 12345, 10**9):
         u = sorted(draws.low_discrepancy(0, "u", 0, start + i) for i in range(256))
-        gaps = [b - a for a, b in zip(u, u[1:], strict=False)]
+        gaps = [b - a for a, b in pairwise(u)]
         assert max(gaps) < 3 / 256

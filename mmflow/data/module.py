@@ -1,31 +1,24 @@
 """The data module: sources, plan, loaders, and everything frozen."""
 
 import dataclasses
-import json
 from collections import Counter
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, final
 
 import lightning.pytorch as pl
-from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 
 from mmflow.batch import LEVELS, Batch, Conditioning, Request, Whole, request_batches
-from mmflow.data.decode import UnreadableSample
-from mmflow.data.plan import Interleave, Plan
+from mmflow.data.ledger import Ledger
+from mmflow.data.mix import Mix, shares_of
+from mmflow.data.plan import Plan
 from mmflow.data.prompts import read_prompts
 from mmflow.data.reader import Draws, ShareReader, ShareSampler
-from mmflow.data.shard import expand_shards
-from mmflow.data.source import AbstractSource, Framing, LevelSource, Medium, ShapesSource, ShardSource
+from mmflow.data.source import AbstractSource, LevelSource
 from mmflow.data.transform import ASPECTS, buckets
 from mmflow.encoders.autoencoder import AbstractAutoencoder, RgbAutoencoder
 from mmflow.encoders.bundle import Encoders
 from mmflow.encoders.text import AbstractTextEncoder, HashedWords
 from mmflow.shapes.world import World
-
-JUDGED_FROM = 1000
-"""Samples after which the share of unreadable ones is judged."""
 
 
 @final
@@ -99,10 +92,11 @@ class FlowData(pl.LightningDataModule):
         if fps <= 0:
             raise ValueError(f"data.fps must be positive, got {fps}")
         self.encoders = Encoders(autoencoder, text_encoder)
-        self.world, self.train_shards, self.val_shards = world, train_shards, val_shards
-        self.clip_share, self.batch_size, self.val_samples = clip_share, batch_size, val_samples
+        self.world, self.clip_share = world, clip_share
+        self.is_shapes = train_shards is None
+        self.batch_size, self.val_samples = batch_size, val_samples
         self.resolution, self.frames, self.fps = resolution, frames, fps
-        self.epochs, self.max_bad_fraction = epochs, max_bad_fraction
+        self.epochs = epochs
         self.prompts, self.prompt_frames, self.prompt_seed = prompts, prompt_frames, prompt_seed
         self.num_workers, self.seed = num_workers, seed
         self.draws = Draws(seed, caption_dropout, low_discrepancy)
@@ -117,7 +111,8 @@ class FlowData(pl.LightningDataModule):
             except ValueError as error:
                 raise ValueError(f"data.resolution {resolution}, data.multiple {multiple}: {error}") from error
         self.position = 0
-        self.samples: Counter[str] = Counter()
+        self.ledger = Ledger(max_bad_fraction)
+        self.mix = Mix(world, train_shards, val_shards, clip_share, self.sizes, self.frames, self.fps, seed)
         self._restored: dict[str, Any] | None = None
         self._train_plan: Plan | None = None
         self._train_sources: list[AbstractSource] = []
@@ -130,7 +125,7 @@ class FlowData(pl.LightningDataModule):
             return
         self._check_shapes()
         if stage == "fit":
-            self._train_sources, weights = self._sources("train")
+            self._train_sources, weights = self.mix.sources("train")
             total = sum(source.size or 0 for source in self._train_sources)
             end = None
             if self.epochs is not None:
@@ -147,44 +142,13 @@ class FlowData(pl.LightningDataModule):
         loop: Any = self.trainer.fit_loop.epoch_loop  # type: ignore[union-attr]
         loop.max_steps = num_steps if loop.max_steps < 0 else min(num_steps, loop.max_steps)
 
-    def _media(self) -> list[tuple[Medium, float]]:
-        shares: list[tuple[Medium, float]] = [("picture", 1 - self.clip_share), ("clip", self.clip_share)]
-        return [(medium, share) for medium, share in shares if share > 0]
-
-    def _sources(self, part: Literal["train", "val"]) -> tuple[list[AbstractSource], list[float]]:
-        """The sources of a part and their weights."""
-        if self.train_shards is None:
-            split = "train" if part == "train" else "val_iid"
-            pairs = self._media()
-            return [ShapesSource(self.world, split, medium, self.seed) for medium, _ in pairs], [w for _, w in pairs]
-        patterns = self.val_shards if part == "val" and self.val_shards is not None else self.train_shards
-        tars = tuple(expand_shards(patterns))
-        rows: Literal["all", "train", "held_out"] = "all"
-        if self.val_shards is None:
-            rows = "train" if part == "train" else "held_out"
-        framing = Framing(self.sizes, self.frames, self.fps, random=part == "train")
-        found = [
-            (ShardSource("shards", tars, medium, rows, framing, self.seed), share) for medium, share in self._media()
-        ]
-        kept = [(source, share) for source, share in found if source.size]
-        if not kept and part == "train":
-            raise ValueError(
-                f"data.train_shards {patterns!r}: no sample of the asked media (clip_share {self.clip_share})"
-            )
-        for source, share in found:
-            if part == "train" and not source.size:
-                rank_zero_warn(f"{patterns!r} holds no {source.medium}s: their share of {share:g} goes to the others")
-        return [source for source, _ in kept], [share for _, share in kept]
-
     def _check_shapes(self) -> None:
         backbone: Any = self.trainer.lightning_module.backbone  # type: ignore[union-attr]
-        for medium, _ in self._media():
-            frames = 1 if medium == "picture" else self.frames
-            for height, width in self.sizes:
-                try:
-                    backbone.check_shape(*self.encoders.latent_shape(frames, height, width)[1:])
-                except ValueError as error:
-                    raise ValueError(f"{medium}s of {frames} x {height} x {width} pixels: {error}") from error
+        for shape in self.mix.shapes():
+            try:
+                backbone.check_shape(*self.encoders.latent_shape(*shape)[1:])
+            except ValueError as error:
+                raise ValueError(f"samples of {' x '.join(map(str, shape))} pixels: {error}") from error
 
     # --- the place in the plan -----------------------------------------------------------------------------------
 
@@ -196,16 +160,14 @@ class FlowData(pl.LightningDataModule):
             "batch_size": self.batch_size,
             "window": self._train_plan.window,
             "clip_share": self.clip_share,
-            "source": json.dumps(self.train_shards)
-            if self.train_shards
-            else json.dumps(dataclasses.asdict(self.world)),
+            "source": self.mix.name(),
             "sizes": [source.size for source in self._train_sources],
         }
 
     def state_dict(self) -> dict[str, Any]:
         if self._train_plan is None:
             return {}
-        return {"position": self.position, "plan": self._identity(), "samples": dict(self.samples)}
+        return {"position": self.position, "plan": self._identity(), "samples": self.ledger.total()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._restored = state_dict
@@ -229,7 +191,8 @@ class FlowData(pl.LightningDataModule):
                 + "\nContinue with the old values, or start a new run from its weights: --model.init_from RUN"
             )
         self.position = self._restored["position"]
-        self.samples = Counter(self._restored["samples"])
+        # The checkpoint holds the counts of all ranks; one of them carries them on.
+        self.ledger.counts = Counter(self._restored["samples"] if self.trainer.global_rank == 0 else {})  # type: ignore[union-attr]
 
     # --- loaders ---------------------------------------------------------------------------------------------------
 
@@ -251,8 +214,8 @@ class FlowData(pl.LightningDataModule):
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
         """Every validation sample at every level, cut over the ranks without repetition."""
         assert self.trainer is not None
-        sources, weights = self._sources("val")
-        nums = _val_nums(self.val_samples, sources, weights)
+        sources, weights = self.mix.sources("val")
+        nums = shares_of(self.val_samples, sources, weights)
         if not sum(nums):
             return []
         levels = len(LEVELS)
@@ -316,33 +279,6 @@ class FlowData(pl.LightningDataModule):
             for index, item in enumerate(read_prompts(self.prompts))
         ]
 
-    def preview_requests(self, num_pictures: int, num_clips: int, seed: int) -> list[Request]:
-        """Captions of validation samples, with the shape of each: the prompts of previews."""
-        left: dict[str, int] = {"picture": num_pictures, "clip": num_clips}
-        requests: list[Request] = []
-        # A small set holds few samples out; training's own captions fill up what is left.
-        for source in [*self._sources("val")[0], *self._sources("train")[0]]:
-            for nth in range(left[source.medium] if source.size is None else min(left[source.medium], source.size)):
-                item = source.locate(0, nth, nth)
-                try:
-                    caption = source.caption(item)
-                except UnreadableSample:
-                    continue
-                requests.append(Request(len(requests), caption, seed, *item.shape))
-                left[source.medium] -= 1
-        return requests
-
-    def describe(self) -> list[str]:
-        """What is trained on, in a few lines for people."""
-        if self.train_shards is None:
-            return [f"data: the shapes world, {1 - self.clip_share:.0%} pictures and {self.clip_share:.0%} clips"]
-        pairs = zip(*self._sources("train"), strict=True)
-        lines = [f"data: {source.size} {source.medium}s, {share:.0%} of each step" for source, share in pairs]
-        if self.val_shards is None:
-            held = " and ".join(f"{source.size} {source.medium}s" for source in self._sources("val")[0])
-            lines.append(f"validation: no data.val_shards, so a hash-chosen 1 % is held out: {held or 'nothing'}")
-        return lines
-
     # --- on the device ---------------------------------------------------------------------------------------------
 
     def on_after_batch_transfer(self, batch: Batch | Whole, dataloader_idx: int) -> Batch | Whole:
@@ -351,44 +287,12 @@ class FlowData(pl.LightningDataModule):
             return batch
         assert self.trainer is not None
         if self.trainer.training:
-            self._record(batch)
+            self.ledger.record(batch)
+            if batch.closes_step:
+                self.position = batch.next_position
         device = batch.u.device
         return dataclasses.replace(
             batch,
             latents=tuple(self.encoders.encode_pixels(pixels) for pixels in batch.pixels),
             conditioning=Conditioning(self.encoders.encode_text(list(batch.captions))).to(device, non_blocking=True),
         )
-
-    def _record(self, batch: Batch) -> None:
-        """Counts what was used and what could not be read, by reason.
-
-        Raises:
-            RuntimeError: if too many samples are bad.
-        """
-        if batch.closes_step:
-            self.position = batch.next_position
-        self.samples["used"] += len(batch)
-        for hole in batch.holes:
-            if not self.samples[hole.reason]:
-                rank_zero_warn(f"{'/'.join(map(str, hole.key))} cannot be read ({hole.reason}): {hole.detail}")
-            self.samples[hole.reason] += 1
-        total = self.samples.total()
-        bad = total - self.samples["used"]
-        if total >= JUDGED_FROM and bad > self.max_bad_fraction * total:
-            raise RuntimeError(
-                f"{bad} of {total} samples could not be read ({dict(self.samples)}), more than data.max_bad_fraction "
-                f"{self.max_bad_fraction}: run python tools/shards.py verify on the shards"
-            )
-
-    def write_ledger(self, path: Path) -> None:
-        """What became of the samples so far, as JSON."""
-        path.write_text(json.dumps({"position": self.position, "samples": dict(self.samples)}, indent=1) + "\n")
-
-
-def _val_nums(val_samples: int, sources: Sequence[AbstractSource], weights: Sequence[float]) -> list[int]:
-    """Validation samples of each source: its share of `val_samples`, and no more than it has."""
-    if not sources:
-        return []
-    interleave = Interleave(weights)
-    shares = Counter(interleave(position)[0] for position in range(val_samples))
-    return [shares[i] if source.size is None else min(shares[i], source.size) for i, source in enumerate(sources)]

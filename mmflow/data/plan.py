@@ -64,7 +64,8 @@ class Interleave:
     def __init__(self, weights: Sequence[float]) -> None:
         if not weights or min(weights) < 0 or sum(weights) <= 0:
             raise ValueError(f"weights must be non-negative with a positive sum, got {list(weights)}")
-        exact = [Fraction(weight).limit_denominator(1_000_000) for weight in weights]
+        total = sum(weights)
+        exact = [Fraction(weight / total).limit_denominator(1_000_000) for weight in weights]
         self._shares = [weight / rest if (rest := sum(exact[i:])) else Fraction(0) for i, weight in enumerate(exact)]
 
     def __call__(self, position: int) -> tuple[int, int]:
@@ -146,6 +147,8 @@ class Share:
     planned: int
     next_position: int
     closes_step: bool
+    shape: tuple[int, int, int]
+    """Of some sample of the step: what a rank with nothing to read makes its group of none in."""
 
 
 def deal(step: Step, rank: int, world_size: int, accumulate: int) -> list[Share]:
@@ -167,6 +170,7 @@ def deal(step: Step, rank: int, world_size: int, accumulate: int) -> list[Share]
             planned=len(step.items),
             next_position=step.next_position,
             closes_step=i == accumulate - 1,
+            shape=step.items[0].shape,
         )
         for i, hand in enumerate(own)
     ]

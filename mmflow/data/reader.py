@@ -92,7 +92,7 @@ class ShareReader(Dataset[Batch]):
         eps = tuple(torch.stack([self._noise(sample) for sample, _ in group]) for group in groups)
         if not groups:
             # A rank with nothing to read still runs every module: one group of no samples.
-            t, h, w = share.items[0].shape if share.items else (1, 64, 64)
+            t, h, w = share.shape
             pixels = (torch.empty(0, 3, t, h, w, dtype=torch.uint8),)
             eps = (torch.empty(0, *self.latent_shape(t, h, w)),)
         return Batch(

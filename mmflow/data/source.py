@@ -2,6 +2,7 @@
 
 import bisect
 import hashlib
+import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import lru_cache
@@ -126,6 +127,17 @@ def held_out(key: tuple[str | int, ...], percent: float = 1.0) -> bool:
     return int.from_bytes(digest, "little") < percent / 100 * 2**64
 
 
+def shard_names(tars: tuple[str, ...]) -> dict[str, str]:
+    """A name for each tar that is unique among them and says nothing of where they lie: the path below what they
+    share.
+    """
+    parents = {str(PurePosixPath(tar).parent) for tar in tars}
+    common = (
+        parents.pop() if len(parents) == 1 else os.path.commonpath([str(PurePosixPath(tar).parent) for tar in tars])
+    )
+    return {tar: str(PurePosixPath(tar).relative_to(common).with_suffix("")) for tar in tars}
+
+
 @dataclass(frozen=True)
 class Framing:
     """How media of any size become samples of a few shapes.
@@ -166,6 +178,7 @@ class ShardSource(AbstractSource):
         seed: int,
     ) -> None:
         self.name, self.tars, self.medium, self.framing, self.seed = name, tars, medium, framing, seed
+        self._shards = shard_names(tars)
         self._rows = [
             [row for row in read_index(tar).rows() if row.kind == medium and self._belongs(tar, row, part)]
             for tar in tars
@@ -175,7 +188,7 @@ class ShardSource(AbstractSource):
         self._first = [0, *accumulate(map(len, self._rows))]
 
     def _key(self, tar: str, row: Row) -> tuple[str, str, str]:
-        return self.name, PurePosixPath(tar).stem, row.key
+        return self.name, self._shards[tar], row.key
 
     def _belongs(self, tar: str, row: Row, part: str) -> bool:
         return part == "all" or held_out(self._key(tar, row)) == (part == "held_out")

@@ -88,15 +88,14 @@ def results(world: World, answers: Iterable[tuple[Question, Frames]], seed: int 
     scores: dict[str, dict[str, Any]] = {
         name: dict(score) for name, score in score_shapes(world, by_split.pop(IID, [])).items()
     }
-    clips = "motion/accuracy" in scores
+    names = {**{task: f"geneval/{task}" for task in GENEVAL_TASKS}, MOTION: "motion/accuracy"}
     chances = {
         task: chance(world, world.prompts(task, IID, 50, seed), judgements=200, seed=seed)
-        for task in (*GENEVAL_TASKS, *((MOTION,) if clips else ()))
+        for task, name in names.items()
+        if name in scores
     }
     for task, value in chances.items():
-        name = "motion/accuracy" if task == MOTION else f"geneval/{task}"
-        if name in scores:
-            scores[name]["chance"] = value
+        scores[names[task]]["chance"] = value
     if "geneval/overall" in scores:
         scores["geneval/overall"]["chance"] = sum(chances[task] for task in GENEVAL_TASKS) / len(GENEVAL_TASKS)
     for split, samples in by_split.items():

@@ -44,14 +44,14 @@ class SdpaAttention(AbstractAttention):
         if q.device.type == "cpu" and q.dtype == torch.bfloat16:
             # torch's bf16 flash kernel for CPUs runs at half the speed of explicit products (docs: README, Speed).
             lengths = torch.full((q.shape[0],), q.shape[1])
-            packed: tuple[Tensor, Tensor] = ragged_attention(*(x.flatten(0, 1) for x in (q, k, v)), lengths)
-            return packed[0].view(q.shape)
+            packed: Tensor = ragged_attention(*(x.flatten(0, 1) for x in (q, k, v)), lengths)
+            return packed.view(q.shape)
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
 
     def ragged(self, q: Rows, k: Rows, v: Rows, layout: Layout) -> Rows:
-        packed: tuple[Tensor, Tensor] = ragged_attention(q, k, v, layout.joint)
-        return packed[0]
+        out: Tensor = ragged_attention(q, k, v, layout.joint)
+        return out
 
 
 @final

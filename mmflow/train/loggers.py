@@ -57,9 +57,13 @@ class RunCsv(Logger):
 
     @rank_zero_only
     def cut_back(self, step: int) -> None:
-        """Drops the rows after `step`: what a stopped run had logged beyond its last checkpoint."""
+        """Drops what a stopped run had logged beyond its checkpoint at `step`. Training logs step `step` as the next
+        one;
+        scores of the checkpoint itself stay."""
         if self.path.exists():
-            self._rewrite(lambda row: int(row["step"]) < step)
+            self._rewrite(
+                lambda row: int(row["step"]) < step or (int(row["step"]) == step and not row.get("train/loss"))
+            )
 
     def _rewrite(self, keep: Any) -> None:
         rows: list[dict[str, str]] = []

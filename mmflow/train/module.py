@@ -88,6 +88,12 @@ class FlowModule(pl.LightningModule):
                 check_weights(weights, self.backbone.state_dict(), self.init_from)
                 self.backbone.load_state_dict(weights)
 
+    def cpu(self) -> "FlowModule":
+        """To host memory. Lightning asks for it when a run ends, even one that ended before the network had weights."""
+        if not next(self.backbone.parameters()).is_meta:
+            super().cpu()
+        return self
+
     def setup(self, stage: str) -> None:
         """Resolves the precision."""
         dtype = choose(self.precision, self.device)

@@ -52,7 +52,7 @@ class Previews(Callback):
         self._last_step = trainer.global_step
         module: Any = pl_module
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        requests: list[Request] = data.preview_requests(self.num_pictures, self.num_clips, self.seed)
+        requests: list[Request] = data.mix.preview_requests(self.num_pictures, self.num_clips, self.seed)
         made = {
             request.index: (request, frames)
             for batch in request_batches(requests, module.sampling.batch_size)

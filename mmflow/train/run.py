@@ -1,5 +1,6 @@
 """The run directory: what may be started where, and what a run leaves beside its checkpoints."""
 
+import json
 import os
 from pathlib import Path
 from typing import Any, final
@@ -72,6 +73,13 @@ def make_writable(folder: Path) -> None:
         ) from error
 
 
+def write_json(path: Path, value: Any) -> None:
+    """Written whole or not at all."""
+    writing = path.with_name(f".{path.name}.part")
+    writing.write_text(json.dumps(value, indent=1) + "\n")
+    os.replace(writing, path)
+
+
 def describe(trainer: pl.Trainer, pl_module: Any) -> list[str]:
     """What this run is, in a few lines for people."""
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
@@ -83,7 +91,7 @@ def describe(trainer: pl.Trainer, pl_module: Any) -> list[str]:
         f"run: {trainer.default_root_dir}" + (f", continued from {trainer.ckpt_path}" if trainer.ckpt_path else ""),
         f"model: {type(pl_module.backbone).__name__}, {parameters / 1e6:.1f} M parameters, "
         f"{'bf16' if pl_module.autocast_dtype else 'fp32'} on {pl_module.device.type}",
-        *data.describe(),
+        *data.mix.describe(),
         step,
     ]
 
@@ -107,12 +115,20 @@ class RunRecord(Callback):
             os.replace(writing, path)
             print("\n".join(describe(trainer, pl_module)), flush=True)
 
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        path = Path(trainer.default_root_dir) / "wandb_id"
+        checkpoint["wandb_id"] = path.read_text().strip() if path.is_file() else None
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         for logger in trainer.loggers:
             if isinstance(logger, RunCsv):
                 logger.cut_back(trainer.global_step)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        samples = data.ledger.total()
         if trainer.is_global_zero:
-            data: Any = trainer.datamodule  # type: ignore[attr-defined]
-            data.write_ledger(Path(trainer.default_root_dir) / "ledger.json")
+            ledger = {"position": data.position, "samples": samples}
+            write_json(Path(trainer.default_root_dir) / "ledger.json", ledger)

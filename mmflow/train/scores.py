@@ -1,7 +1,6 @@
 """Scores of the shapes world: a quick round at the end of a run, the full protocol by `validate` and `test`."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any, final
 
@@ -16,6 +15,7 @@ from mmflow.export import write_media
 from mmflow.metrics.protocol import IID, Frames, Protocol, Question, results
 from mmflow.train.predictions import gather
 from mmflow.train.progress import stop_bar
+from mmflow.train.run import write_json
 
 SHOWN = (
     "geneval/overall",
@@ -78,7 +78,7 @@ class Scores(Callback):
         """Asks, judges, writes and logs; every rank makes its share. Empty where the data is no shapes world."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         self._last_step = trainer.global_step
-        if data.train_shards is not None:
+        if not data.is_shapes:
             return {}
         stop_bar(trainer)
         questions = protocol.questions(data.world, clips=data.clip_share > 0)
@@ -130,13 +130,6 @@ def table(scores: dict[str, Any]) -> Table:
             chance = f"{s['chance']:.2f}" if "chance" in s else ""
             grid.add_row(name, f"{s['value']:.3f}", interval, str(s["n"]), chance, held)
     return grid
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Written whole or not at all."""
-    writing = path.with_name(f".{path.name}.part")
-    writing.write_text(json.dumps(value, indent=1) + "\n")
-    os.replace(writing, path)
 
 
 def write_samples(root: Path, answers: Answers, fps: float) -> None:

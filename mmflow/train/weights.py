@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -60,8 +61,14 @@ def load_weights(source: str) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         if kind == "ema":
             raise ValueError(f"{path} holds one set of weights, without @ema")
-        return {name.removeprefix(PREFIX): value for name, value in load_file(path).items()}
+        try:
+            tensors = load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"{path} is no whole safetensors file ({error}): fetch or make it again") from error
+        return {name.removeprefix(PREFIX): value for name, value in tensors.items()}
     checkpoint = load_checkpoint(path)
+    if "state_dict" not in checkpoint:
+        raise ValueError(f"{path} is no checkpoint of a run: it has no state_dict; bare weights belong in .safetensors")
     average = checkpoint.get(CHECKPOINT_KEY, {}).get("average")
     if kind == "ema" and not average:
         raise ValueError(f"{path} has no averaged weights: ask for {match[1]}@raw")

@@ -8,6 +8,9 @@ import av
 import numpy as np
 from PIL import Image
 
+from mmflow.data.index import build_index
+from mmflow.data.shard import ShardSample, write_shard
+
 STEP = 10
 """Frame n of a coded clip is grey of value STEP * n."""
 
@@ -79,3 +82,22 @@ def sound_only(path: Path) -> bytes:
 def codes(frames: np.ndarray) -> list[int]:
     """The frame numbers that a coded clip shows."""
     return np.round(frames[:, -8, -8].mean(-1) / STEP).astype(int).tolist()
+
+
+def make_shards(folder: Path, pictures: list[int], clips: list[int]) -> Path:
+    """One indexed shard per entry, with that many wide and tall pictures and clips; captions say which they are."""
+    folder.mkdir(parents=True, exist_ok=True)
+    clip = coded_clip(folder / "clip.mp4")
+    for shard, (num_pictures, num_clips) in enumerate(zip(pictures, clips, strict=True)):
+        tar = folder / f"{shard:05d}.tar"
+        media = [("png", picture_bytes(gradient(20 + n % 2 * 30, 40), "PNG")) for n in range(num_pictures)]
+        media += [("mp4", clip)] * num_clips
+        write_shard(
+            tar,
+            [
+                ShardSample(f"{shard:05d}{n:04d}", extension, data, f"{extension} {n} of shard {shard}")
+                for n, (extension, data) in enumerate(media)
+            ],
+        )
+        build_index(tar)
+    return folder

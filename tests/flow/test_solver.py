@@ -1,6 +1,7 @@
 """Solvers: fields with known integrals, exact transport of a Gaussian, and the order of convergence."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -41,7 +42,7 @@ def test_gaussian_is_transported_with_the_order_of_the_solver(solver: AbstractSo
     for steps in (32, 64, 128):
         (out,) = solver(gaussian_velocity(1.5, 0.4), (z,), times(steps))
         errors.append((out - transported(z, 1.5, 0.4)).abs().max().item())
-    slopes = [math.log2(a / b) for a, b in zip(errors, errors[1:], strict=False)]
+    slopes = [math.log2(a / b) for a, b in pairwise(errors)]
     assert slopes[-1] == pytest.approx(order, abs=0.15)
     assert errors[-1] < 0.02
 

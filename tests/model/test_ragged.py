@@ -31,11 +31,11 @@ def test_affine_and_gate(lengths: list[int]) -> None:
         assert torch.autograd.gradcheck(lambda *a: ragged.gate_rows(*a, n), (x, y, scale))
 
 
-@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
+@pytest.mark.parametrize("lengths", [*LENGTHS, [ragged.CHUNK + 1, 2]], ids=str)
 def test_attention_is_sdpa_within_each_sample(lengths: list[int]) -> None:
     n = torch.tensor(lengths, dtype=torch.int64)
     q, k, v = (torch.randn(sum(lengths), 2, 8, requires_grad=True) for _ in range(3))
-    out, _ = ragged.ragged_attention(q, k, v, n)
+    out = ragged.ragged_attention(q, k, v, n)
     expected = [
         torch.nn.functional.scaled_dot_product_attention(*(x.transpose(0, 1) for x in (a, b, c))).transpose(0, 1)
         for a, b, c in zip(q.split(lengths), k.split(lengths), v.split(lengths), strict=True)
@@ -82,6 +82,6 @@ def test_attention_counts_its_flops() -> None:
 
     q = torch.randn(7, 2, 8, device="meta", requires_grad=True)
     with FlopCounterMode(display=False) as counter:
-        out, _ = ragged.ragged_attention(q, q, q, torch.tensor([3, 4]))
+        out = ragged.ragged_attention(q, q, q, torch.tensor([3, 4]))
         out.sum().backward()
     assert counter.get_total_flops() == (2 * 2 + 5 * 2) * (9 + 16) * 16

@@ -1,0 +1,29 @@
+"""The quickstart itself, cut short: it must learn, and what it leaves must say so."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.test_cli import ENV, ROOT, mmflow
+
+MINUTES = 3
+
+
+@pytest.mark.slow
+def test_the_quickstart_learns(tmp_path: Path) -> None:
+    """A quarter of its time: the schedule is that of the shorter run, so that it ends as the whole one does."""
+    mmflow(
+        *("fit", "--config", ROOT / "configs" / "quickstart.yaml", "--trainer.default_root_dir", tmp_path / "run"),
+        *("--trainer.max_time", f"00:00:{MINUTES:02}:00", "--trainer.val_check_interval", 50),
+        *("--data.val_samples", 64, "--scores.quick.prompts", 12, "--scores.quick.held_out_prompts", 0),
+        env={key: value for key, value in ENV.items() if key != "OMP_NUM_THREADS"},
+        timeout=900,
+    )
+    with (tmp_path / "run" / "metrics.csv").open(newline="") as file:
+        losses = [float(row["val/loss"]) for row in csv.DictReader(file) if row.get("val/loss")]
+    assert losses[-1] < 0.6 * losses[0], losses
+    scores = json.loads((tmp_path / "run" / "results.json").read_text())["scores"]
+    assert scores["geneval/overall"]["n"] == 72 and scores["motion/accuracy"]["n"] == 12
+    assert scores["geneval/colors"]["value"] > scores["geneval/colors"]["chance"]
