@@ -152,12 +152,13 @@ class MmflowCLI(LightningCLI):
         if command == "fit":
             if _rank() == 0:
                 config.ckpt_path = start(folder, config.ckpt_path, config.resume)
-                make_writable(folder)
             elif config.ckpt_path == "last" or config.resume == "auto":
                 last = folder / "checkpoints" / "last.ckpt"
                 config.ckpt_path = str(last) if last.is_file() else None
         elif config.ckpt_path == "last":
             config.ckpt_path = str(find_checkpoint(folder))
+        if _rank() == 0:
+            make_writable(folder)
         if config.ckpt_path is not None:
             config.ckpt_path = str(find_checkpoint(config.ckpt_path))
             load_checkpoint(Path(config.ckpt_path))  # refuses here what is no checkpoint, in words that help
