@@ -96,7 +96,8 @@ class FlowModule(pl.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Resolves the precision."""
-        dtype = choose(self.precision, self.device)
+        # Ranks must agree, and a probe may not.
+        dtype = self.trainer.strategy.broadcast(choose(self.precision, self.device))
         self.autocast_dtype = torch.bfloat16 if dtype == "bf16" else None
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
