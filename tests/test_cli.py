@@ -177,6 +177,7 @@ def test_validate_and_test_use_a_run_by_its_folder(run: Path) -> None:
     small = ("--scores.full.prompts", 1, "--scores.full.images", 2, "--scores.full.held_out_prompts", 0)
     said = mmflow("validate", "--ckpt_path", run, *small)
     assert "geneval/overall" in said and "chance" in said
+    assert json.loads((run / "results.json").read_text())["step"] == 6
     mmflow("test", "--ckpt_path", run / "checkpoints" / "last.ckpt", *small)
     first = run / "samples" / "iid" / "00000"
     assert json.loads((first / "metadata.jsonl").read_text())["tag"] == "single_object"

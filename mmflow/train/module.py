@@ -64,6 +64,8 @@ class FlowModule(pl.LightningModule):
         self._check_widths(in_channels=latent_channels, context_width=context_width, pooled_width=pooled_width)
         self.autocast_dtype: torch.dtype | None = None
         self.level_loss = LevelLoss()
+        self.loaded_step = 0
+        """Optimizer steps of the checkpoint that was loaded; a trainer that only evaluates knows of none."""
         self._peak_lrs: list[float] = []
         self._step_losses: dict[str, Tensor] = {}
         self._started = time.monotonic(), 0.0
@@ -224,5 +226,6 @@ class FlowModule(pl.LightningModule):
         return Whole(zip(requests, self.make(requests, codec.encoders), strict=True))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.loaded_step = checkpoint["global_step"]
         self.configure_model()
         check_weights(network_weights(checkpoint["state_dict"]), self.backbone.state_dict(), "the checkpoint")

@@ -89,10 +89,12 @@ class Scores(Callback):
         if keep:
             write_samples(folder / "samples", answers, data.fps)
         scores = results(data.world, answers, protocol.seed)
-        write_json(folder / "results.json", {"step": trainer.global_step, "scores": scores})
+        module: Any = pl_module
+        step = max(trainer.global_step, module.loaded_step)
+        write_json(folder / "results.json", {"step": step, "scores": scores})
         values = {name: score["value"] for name, score in scores.items()}
         for logger in trainer.loggers:
-            logger.log_metrics(values, step=trainer.global_step)
+            logger.log_metrics(values, step=step)
         return scores
 
     def _answers(self, trainer: pl.Trainer, pl_module: Any, questions: list[Question]) -> Answers:

@@ -88,7 +88,7 @@ def test_numbers_out_of_range_are_named(arguments: dict, message: str) -> None:
 def test_what_only_the_sources_and_the_model_can_tell(shards: str) -> None:
     with pytest.raises(ValueError, match=r"data\.epochs needs shards"):
         attached(epochs=3)
-    with pytest.raises(ValueError, match=r"clips of 5 x 32 x 32 pixels: 5 latent frames"):
+    with pytest.raises(ValueError, match=r"samples of 5 x 32 x 32 pixels: 5 latent frames"):
         attached(world=World(size=32, frames=5))
     attached(world=World(size=32, frames=5), clip_share=0.0)
     with pytest.raises(ValueError, match=r"no such file"):
@@ -99,7 +99,7 @@ def test_shards_without_the_asked_media(tmp_path: Path) -> None:
     pictures = str(make_shards(tmp_path / "pictures", [3], [0]))
     with pytest.raises(ValueError, match=r"no sample of the asked media \(clip_share 1\.0\)"):
         attached(**on_shards(pictures), clip_share=1.0)
-    with pytest.warns(UserWarning, match=r"holds no clips: their share of 0\.4 goes to the others"):
+    with pytest.warns(UserWarning, match=r"holds no clips: their 40% go to the others"):
         data = attached(**on_shards(pictures), clip_share=0.4)
     assert {batch.eps[0].shape[2] for _, batch in zip(range(3), data.train_dataloader(), strict=False)} == {1}
 
@@ -318,7 +318,7 @@ def test_ranks_make_every_prompt_once(tmp_path: Path) -> None:
 def test_previews_show_validation_captions_and_then_those_of_training(shards: str, tmp_path: Path) -> None:
     val = str(make_shards(tmp_path / "val", [3], [1]))
     data = attached(**{**on_shards(shards), "val_shards": val})
-    requests = data.preview_requests(num_pictures=2, num_clips=9, seed=7)
+    requests = data.mix.preview_requests(num_pictures=2, num_clips=9, seed=7)
     assert [request.frames for request in requests] == [1, 1, 4, 4, 4, 4]
     assert [request.index for request in requests] == list(range(6)) and {request.seed for request in requests} == {7}
     pictures, clips = (requests[:2], requests[2:])
