@@ -1,0 +1,26 @@
+"""Every configuration parses, builds without memory, is short, and states its own size."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from mmflow.cli import build
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_config_says_what_it_is_and_builds(path: Path) -> None:
+    text = path.read_text()
+    assert len(text.splitlines()) <= 80
+    for word in ("what", "costs", "reaches"):
+        assert re.search(rf"^#   {word} ", text, re.MULTILINE), word
+    module, data = build(path)
+    assert next(module.backbone.parameters()).is_meta
+    (stated,) = re.findall(r"depth \d+ \(([\d.]+) M parameters\)", text)
+    assert sum(p.numel() for p in module.backbone.parameters()) / 1e6 == pytest.approx(float(stated), rel=0.02)
+    assert data.latent_channels == module.backbone.in_channels
+    for shape in data.mix.shapes():
+        module.backbone.check_shape(*data.encoders.latent_shape(*shape)[1:])
