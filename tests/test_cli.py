@@ -116,7 +116,7 @@ def test_two_processes_and_accumulation_give_the_losses_of_one(run: Path, tmp_pa
 
 
 def test_two_processes_when_one_has_pictures_only(tmp_path: Path) -> None:
-    """Three samples, of which two are clips: dealt over two ranks one rank has clips only and one a picture too."""
+    """Three samples, at times two pictures and a clip: dealt by size, one rank has the clip and one the pictures."""
     arguments = ("--data.batch_size", 3, "--data.clip_share", 0.3, "--trainer.max_steps", 4)
     fit(tmp_path / "one", *arguments)
     fit(tmp_path / "two", *arguments, "--trainer.devices", 2)
