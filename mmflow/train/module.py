@@ -103,7 +103,7 @@ class FlowModule(pl.LightningModule):
         self.autocast_dtype = torch.bfloat16 if dtype == "bf16" else None
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        optimizer = self.optimizer_recipe.build(self.backbone)
+        optimizer = self.optimizer_recipe.build(self.backbone, self.autocast_dtype or torch.float32)
         self._peak_lrs = [group["lr"] for group in optimizer.param_groups]
         return optimizer
 

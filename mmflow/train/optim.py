@@ -29,8 +29,13 @@ class AbstractOptimizer(ABC):
     """A recipe that builds an optimizer for a network."""
 
     @abstractmethod
-    def build(self, network: nn.Module) -> torch.optim.Optimizer:
-        """The optimizer of the network's parameters, its groups' `lr` being the peak learning rate."""
+    def build(self, network: nn.Module, dtype: torch.dtype = torch.float32) -> torch.optim.Optimizer:
+        """The optimizer of the network's parameters, its groups' `lr` being the peak learning rate.
+
+        Args:
+            network: what is trained.
+            dtype: in which the optimizer's own matrix products are taken, if it has any: that of training.
+        """
 
 
 @final
@@ -56,7 +61,7 @@ class AdamW(AbstractOptimizer):
                 f"need lr > 0, betas in [0, 1), weight_decay >= 0; got {self.lr}, {self.betas}, {self.weight_decay}"
             )
 
-    def build(self, network: nn.Module) -> torch.optim.Optimizer:
+    def build(self, network: nn.Module, dtype: torch.dtype = torch.float32) -> torch.optim.Optimizer:
         named = list(network.named_parameters())
         groups = [
             {"params": [p for n, p in named if is_matrix(n, p)], "weight_decay": self.weight_decay},
@@ -94,7 +99,7 @@ class Muon(AbstractOptimizer):
                 f"{self.momentum}, {self.weight_decay}"
             )
 
-    def build(self, network: nn.Module) -> torch.optim.Optimizer:
+    def build(self, network: nn.Module, dtype: torch.dtype = torch.float32) -> torch.optim.Optimizer:
         named = list(network.named_parameters())
         rest = [(n, p) for n, p in named if not is_hidden(n, p)]
         adamw = {"lr": self.adamw_lr, "betas": self.betas, "eps": self.eps, "kind": "adamw"}
@@ -109,13 +114,16 @@ class Muon(AbstractOptimizer):
             {"params": [p for n, p in rest if is_matrix(n, p)], "weight_decay": self.weight_decay, **adamw},
             {"params": [p for n, p in rest if not is_matrix(n, p)], "weight_decay": 0.0, **adamw},
         ]
-        return MuonAdamW(groups)
+        return MuonAdamW(groups, dtype)
 
 
-def orthogonalise(update: Tensor) -> Tensor:
-    """U V^T, nearly, of each matrix in a stack (n, rows, columns), by Newton-Schulz iteration in bf16."""
+def orthogonalise(update: Tensor, dtype: torch.dtype) -> Tensor:
+    """U V^T, nearly, of each matrix in a stack (n, rows, columns), by Newton-Schulz iteration in `dtype`.
+
+    bf16 is exact enough, but processors without bf16 instructions take a hundred times as long for it.
+    """
     a, b, c = NEWTON_SCHULZ
-    x = update.bfloat16()
+    x = update.to(dtype)
     wide = x.shape[-2] > x.shape[-1]
     x = x.mT if wide else x
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
@@ -129,8 +137,9 @@ def orthogonalise(update: Tensor) -> Tensor:
 class MuonAdamW(torch.optim.Optimizer):
     """One optimizer of two rules, so that schedules, clipping and checkpoints treat it as any other."""
 
-    def __init__(self, groups: Iterable[dict[str, Any]]) -> None:
+    def __init__(self, groups: Iterable[dict[str, Any]], dtype: torch.dtype = torch.float32) -> None:
         super().__init__(list(groups), {"lr": 0.0})
+        self._dtype = dtype
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
@@ -156,7 +165,7 @@ class MuonAdamW(torch.optim.Optimizer):
             nesterov = torch._foreach_lerp(grads, momenta, group["momentum"])
             # 0.2 sqrt(max side) gives updates the RMS of AdamW's, so that one learning rate serves every shape.
             scale = 0.2 * math.sqrt(max(shape))
-            updates = list(orthogonalise(torch.stack(list(nesterov))).unbind(0))
+            updates = list(orthogonalise(torch.stack(list(nesterov)), self._dtype).unbind(0))
             torch._foreach_mul_(members, 1 - group["lr"] * group["weight_decay"])
             torch._foreach_add_(members, updates, alpha=-group["lr"] * scale)
 

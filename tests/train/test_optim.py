@@ -79,7 +79,7 @@ def test_the_muon_part_is_its_formula() -> None:
     for step in range(2):
         weight.grad = torch.randn(4, 6, generator=torch.Generator().manual_seed(1 + step))
         momentum = 0.9 * momentum + 0.1 * weight.grad
-        update = orthogonalise((0.1 * weight.grad + 0.9 * momentum)[None])[0]
+        update = orthogonalise((0.1 * weight.grad + 0.9 * momentum)[None], torch.float32)[0]
         expected = expected * (1 - 0.1 * 0.5) - 0.1 * 0.2 * math.sqrt(6) * update
         optimizer.step()
         assert torch.allclose(weight, expected, atol=1e-5)
@@ -93,22 +93,24 @@ def test_a_parameter_without_a_gradient_stays() -> None:
     assert torch.equal(idle, torch.ones(2, 2)) and not torch.equal(used, torch.ones(2, 2))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(1, 64, 64), (3, 128, 64), (2, 64, 256), (1, 8, 200)])
-def test_orthogonalised_matrices_have_singular_values_near_one(shape: tuple[int, int, int]) -> None:
+def test_orthogonalised_matrices_have_singular_values_near_one(shape: tuple[int, int, int], dtype: torch.dtype) -> None:
     g = torch.Generator().manual_seed(0)
-    singular = torch.linalg.svdvals(orthogonalise(1e-3 * torch.randn(shape, generator=g)))
+    singular = torch.linalg.svdvals(orthogonalise(1e-3 * torch.randn(shape, generator=g), dtype))
     # A square Gaussian has singular values down to 0, which five iterations cannot all lift.
     assert singular.max() < 1.3 and singular.quantile(0.03 if shape[1] == shape[2] else 0.0) > 0.6
 
 
-def test_orthogonalising_keeps_the_singular_vectors_and_the_members_apart() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_orthogonalising_keeps_the_singular_vectors_and_the_members_apart(dtype: torch.dtype) -> None:
     g = torch.Generator().manual_seed(0)
     stack = torch.randn(3, 16, 48, generator=g)
     u, _, vh = torch.linalg.svd(stack[1], full_matrices=False)
-    once = orthogonalise(stack)
+    once = orthogonalise(stack, dtype)
     assert torch.nn.functional.cosine_similarity(once[1].flatten(), (u @ vh).flatten(), dim=0) > 0.97
-    assert torch.allclose(once[1:2], orthogonalise(stack[1:2]), atol=0.02)
-    assert torch.allclose(once, orthogonalise(100 * stack), atol=0.02) and once.dtype == torch.float32
+    assert torch.allclose(once[1:2], orthogonalise(stack[1:2], dtype), atol=0.02)
+    assert torch.allclose(once, orthogonalise(100 * stack, dtype), atol=0.02) and once.dtype == torch.float32
 
 
 @pytest.mark.parametrize("recipe", [AdamW(lr=0.01), Muon(lr=0.01)])
