@@ -8,7 +8,7 @@ from typing import Literal, final
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from mmflow.model.layout import Layout
@@ -29,8 +29,8 @@ class AbstractAttention(ABC):
         """Samples of one length."""
 
     @abstractmethod
-    def ragged(self, q: Rows, k: Rows, v: Rows, layout: Layout) -> Rows:
-        """Samples of any length, in the order of `layout`'s joint sequence."""
+    def ragged(self, q: Rows, k: Rows, v: Rows, lengths: Int[Tensor, " B"]) -> Rows:
+        """Samples of any length, one after the other; `lengths` in host memory."""
 
 
 @final
@@ -43,14 +43,14 @@ class SdpaAttention(AbstractAttention):
     ) -> Float[Tensor, "B S K E"]:
         if q.device.type == "cpu" and q.dtype == torch.bfloat16:
             # torch's bf16 flash kernel for CPUs runs at half the speed of explicit products (docs: README, Speed).
-            lengths = torch.full((q.shape[0],), q.shape[1])
-            packed: Tensor = ragged_attention(*(x.flatten(0, 1) for x in (q, k, v)), lengths)
+            each = torch.full((q.shape[0],), q.shape[1])
+            packed: Tensor = ragged_attention(*(x.flatten(0, 1) for x in (q, k, v)), each)
             return packed.view(q.shape)
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
 
-    def ragged(self, q: Rows, k: Rows, v: Rows, layout: Layout) -> Rows:
-        out: Tensor = ragged_attention(q, k, v, layout.joint)
+    def ragged(self, q: Rows, k: Rows, v: Rows, lengths: Int[Tensor, " B"]) -> Rows:
+        out: Tensor = ragged_attention(q, k, v, lengths)
         return out
 
 
@@ -78,11 +78,11 @@ class XformersAttention(AbstractAttention):
         out: Tensor = memory_efficient_attention(q, k, v)
         return out
 
-    def ragged(self, q: Rows, k: Rows, v: Rows, layout: Layout) -> Rows:
+    def ragged(self, q: Rows, k: Rows, v: Rows, lengths: Int[Tensor, " B"]) -> Rows:
         from xformers.ops import memory_efficient_attention
         from xformers.ops.fmha.attn_bias import BlockDiagonalMask
 
-        mask = BlockDiagonalMask.from_seqlens(layout.joint.tolist())
+        mask = BlockDiagonalMask.from_seqlens(lengths[lengths > 0].tolist())
         out: Tensor = memory_efficient_attention(q[None], k[None], v[None], attn_bias=mask)[0]
         return out
 
@@ -126,5 +126,5 @@ def joint_attention(
     q, k, v = (
         permute_rows(torch.cat([c, x]), layout.order, layout.inverse) for c, x in zip(context, visual, strict=True)
     )
-    out = permute_rows(attention.ragged(q, k, v, layout), layout.inverse, layout.order)
+    out = permute_rows(attention.ragged(q, k, v, layout.joint), layout.inverse, layout.order)
     return out[:num_context], out[num_context:]

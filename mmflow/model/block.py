@@ -27,7 +27,10 @@ class Segments:
 
     def modulate(self, x: Rows, shift: Float[Tensor, "B D"], scale: Float[Tensor, "B D"]) -> Rows:
         """LayerNorm without affine, then x (1 + scale) + shift per sample."""
-        x = F.layer_norm(x, x.shape[-1:], eps=NORM_EPS)
+        return self.affine(normalise(x), shift, scale)
+
+    def affine(self, x: Rows, shift: Float[Tensor, "B D"], scale: Float[Tensor, "B D"]) -> Rows:
+        """x (1 + scale) + shift per sample."""
         shift, scale = shift.to(x.dtype), scale.to(x.dtype)
         if self.dense:
             b = len(self.lengths)
@@ -44,6 +47,20 @@ class Segments:
         out: Tensor = gate_rows(x, y.contiguous(), gate, self.lengths)
         return out
 
+    def attend(
+        self, attention: AbstractAttention, q: Float[Tensor, "R K E"], k: Tensor, v: Tensor
+    ) -> Float[Tensor, "R K E"]:
+        """Attention within each sample over the rows of this one stream."""
+        if self.dense:
+            b = len(self.lengths)
+            return attention.dense(*(x.view(b, -1, *x.shape[1:]) for x in (q, k, v))).flatten(0, 1)
+        return attention.ragged(q, k, v, self.lengths)
+
+
+def normalise(x: Rows) -> Rows:
+    """LayerNorm without affine."""
+    return F.layer_norm(x, x.shape[-1:], eps=NORM_EPS)
+
 
 class HeadNorm(nn.Module):
     """RMSNorm over the width of a head with a learnable scale: keeps attention logits bounded (section 5.3.2)."""
@@ -57,6 +74,24 @@ class HeadNorm(nn.Module):
         return F.rms_norm(x, x.shape[-1:], self.weight.to(x.dtype), NORM_EPS)
 
 
+class SelfAttention(nn.Module):
+    """Attention of a stream's tokens among themselves, within each sample."""
+
+    def __init__(self, width: int, *, qk_norm: bool) -> None:
+        super().__init__()
+        self.num_heads = width // HEAD_WIDTH
+        self.qkv = nn.Linear(width, 3 * width)
+        self.norm_q = HeadNorm() if qk_norm else nn.Identity()
+        self.norm_k = HeadNorm() if qk_norm else nn.Identity()
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Rows, segments: Segments, attention: AbstractAttention) -> Rows:
+        """Projected outputs of modulated tokens."""
+        q, k, v = self.qkv(x).view(len(x), 3, self.num_heads, HEAD_WIDTH).unbind(1)
+        out: Tensor = self.proj(segments.attend(attention, self.norm_q(q), self.norm_k(k), v).flatten(1))
+        return out
+
+
 @final
 class Stream(nn.Module):
     """The weights of one modality in one block.
@@ -67,12 +102,15 @@ class Stream(nn.Module):
         mlp_ratio: hidden width of the MLP over D.
         last: pre-only: the stream is read by attention a last time and its output is dropped, so that it has neither
             output projection nor MLP.
+        dual: a second attention of the stream's own tokens beside the joint one (MMDiT-X).
     """
 
-    def __init__(self, width: int, *, qk_norm: bool, mlp_ratio: int, last: bool = False) -> None:
+    def __init__(self, width: int, *, qk_norm: bool, mlp_ratio: int, last: bool = False, dual: bool = False) -> None:
         super().__init__()
+        assert not (last and dual), "a stream whose output is dropped needs no second attention"
         self.num_heads, self.last = width // HEAD_WIDTH, last
-        self.modulation = nn.Linear(width, (2 if last else 6) * width)
+        self.num_modulations = 2 if last else 9 if dual else 6
+        self.modulation = nn.Linear(width, self.num_modulations * width)
         self.qkv = nn.Linear(width, 3 * width)
         self.norm_q = HeadNorm() if qk_norm else nn.Identity()
         self.norm_k = HeadNorm() if qk_norm else nn.Identity()
@@ -80,32 +118,58 @@ class Stream(nn.Module):
             self.proj = nn.Linear(width, width)
             hidden = mlp_ratio * width
             self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width))
+        self.own = SelfAttention(width, qk_norm=qk_norm) if dual else None
 
     def modulations(self, y: Float[Tensor, "B D"]) -> tuple[Tensor, ...]:
-        """(shift1, scale1, gate1, shift2, scale2, gate2), or (shift1, scale1) of a last stream; each (B, D)."""
+        """(shift1, scale1, gate1, shift2, scale2, gate2), each (B, D).
+
+        A last stream has (shift1, scale1) only; a dual one has (shift, scale, gate) of its own attention after the six.
+        """
         vectors: Tensor = self.modulation(F.silu(y))
-        return vectors.chunk(2 if self.last else 6, dim=1)
+        return vectors.chunk(self.num_modulations, dim=1)
 
     def queries_keys_values(self, x: Rows) -> tuple[Tensor, Tensor, Tensor]:
         """q, k, v of shape (R, K, E) from modulated tokens; q and k normalised per head."""
         q, k, v = self.qkv(x).view(len(x), 3, self.num_heads, HEAD_WIDTH).unbind(1)
         return self.norm_q(q), self.norm_k(k), v
 
-    def finish(self, x: Rows, attended: Float[Tensor, "R K E"], segments: Segments, mods: tuple[Tensor, ...]) -> Rows:
-        """The two residual branches: x += gate1 proj(attention); x += gate2 MLP(modulated x)."""
-        _, _, gate1, shift2, scale2, gate2 = mods
-        x = segments.gated_add(x, self.proj(attended.flatten(1)), gate1)
+    def add_attention(
+        self, x: Rows, attended: Float[Tensor, "R K E"], segments: Segments, mods: tuple[Tensor, ...]
+    ) -> Rows:
+        """x + gate1 proj(attention)."""
+        return segments.gated_add(x, self.proj(attended.flatten(1)), mods[2])
+
+    def add_own(
+        self, x: Rows, normed: Rows, segments: Segments, mods: tuple[Tensor, ...], attention: AbstractAttention
+    ) -> Rows:
+        """x + gate own attention, which reads the same normalised tokens as the joint one, with its own modulation."""
+        if self.own is None:
+            return x
+        shift, scale, gate = mods[6:]
+        return segments.gated_add(x, self.own(segments.affine(normed, shift, scale), segments, attention), gate)
+
+    def add_mlp(self, x: Rows, segments: Segments, mods: tuple[Tensor, ...]) -> Rows:
+        """x + gate2 MLP(modulated x)."""
+        shift2, scale2, gate2 = mods[3:6]
         return segments.gated_add(x, self.mlp(segments.modulate(x, shift2, scale2)), gate2)
 
 
 @final
 class MMDiTBlock(nn.Module):
-    """Context and visual stream with separate weights and one joint attention."""
+    """Context and visual stream with separate weights and one joint attention.
 
-    def __init__(self, width: int, *, qk_norm: bool, mlp_ratio: int, last: bool = False) -> None:
+    Args:
+        width: D.
+        qk_norm: RMSNorm on queries and keys per head.
+        mlp_ratio: hidden width of the MLPs over D.
+        last: the context stream is read a last time.
+        dual: the visual stream has an attention of its own as well (MMDiT-X).
+    """
+
+    def __init__(self, width: int, *, qk_norm: bool, mlp_ratio: int, last: bool = False, dual: bool = False) -> None:
         super().__init__()
         self.context = Stream(width, qk_norm=qk_norm, mlp_ratio=mlp_ratio, last=last)
-        self.visual = Stream(width, qk_norm=qk_norm, mlp_ratio=mlp_ratio)
+        self.visual = Stream(width, qk_norm=qk_norm, mlp_ratio=mlp_ratio, dual=dual)
 
     def forward(
         self,
@@ -119,13 +183,17 @@ class MMDiTBlock(nn.Module):
         visual_rows = Segments(layout.visual, layout.dense)
         context_rows = Segments(layout.context, layout.dense)
         visual_mods, context_mods = self.visual.modulations(y), self.context.modulations(y)
+        normed = normalise(visual)
         context_out, visual_out = joint_attention(
             attention,
             self.context.queries_keys_values(context_rows.modulate(context, *context_mods[:2])),
-            self.visual.queries_keys_values(visual_rows.modulate(visual, *visual_mods[:2])),
+            self.visual.queries_keys_values(visual_rows.affine(normed, *visual_mods[:2])),
             layout,
         )
-        visual = self.visual.finish(visual, visual_out, visual_rows, visual_mods)
+        visual = self.visual.add_attention(visual, visual_out, visual_rows, visual_mods)
+        visual = self.visual.add_own(visual, normed, visual_rows, visual_mods, attention)
+        visual = self.visual.add_mlp(visual, visual_rows, visual_mods)
         if not self.context.last:
-            context = self.context.finish(context, context_out, context_rows, context_mods)
+            context = self.context.add_attention(context, context_out, context_rows, context_mods)
+            context = self.context.add_mlp(context, context_rows, context_mods)
         return visual, context

@@ -35,31 +35,38 @@ def centred(num: int, base: float, device: torch.device | None = None) -> Float[
     return (torch.arange(num, dtype=torch.float32, device=device) - (num - base) / 2) * (PAPER_GRID / base)
 
 
-def position_table(
-    grid: tuple[int, int, int], base: tuple[float, float], width: int, device: torch.device | None = None
-) -> Float[Tensor, "N {width}"]:
-    """Fixed positions of the tokens of one sample, frame by frame, row by row.
-
-    The first half of the channels encodes the column, the second the row. The frame adds [sin(w f), cos(w f) - 1],
-    which
-    is zero at the first frame: a picture's positions are those of a clip's first frame.
+def plane_positions(
+    grid: tuple[int, int], base: tuple[float, float], width: int, device: torch.device | None = None
+) -> Float[Tensor, "rows columns {width}"]:
+    """Fixed positions of one frame. The first half of the channels encodes the column, the second the row.
 
     Args:
-        grid: tokens along (time, height, width).
+        grid: tokens along (height, width).
         base: tokens along (height, width) at the training resolution.
         width: model width D, divisible by 4.
         device: where to build it.
     """
-    frames, rows, columns = grid
+    rows, columns = grid
     row = axis_sinusoid(centred(rows, base[0], device), width // 2)
     column = axis_sinusoid(centred(columns, base[1], device), width // 2)
-    plane = torch.cat(
-        [column[None].expand(rows, -1, -1), row[:, None].expand(-1, columns, -1)],
-        -1,
-    ).reshape(rows * columns, width)
-    time = axis_sinusoid(torch.arange(frames, dtype=torch.float32, device=device), width)
+    return torch.cat([column[None].expand(rows, -1, -1), row[:, None].expand(-1, columns, -1)], -1)
+
+
+def centre_crop(table: Float[Tensor, "m m D"], grid: tuple[int, int]) -> Float[Tensor, "rows columns D"]:
+    """The middle of a table of positions, as the released models take it; an odd rest is cut at the end."""
+    top, left = ((len(table) - n) // 2 for n in grid)
+    return table[top : top + grid[0], left : left + grid[1]]
+
+
+def over_time(plane: Float[Tensor, "rows columns D"], frames: int) -> Float[Tensor, "N D"]:
+    """Positions of a clip's tokens, frame by frame, row by row, from those of one frame.
+
+    Frame f adds [sin(w f), cos(w f) - 1], which is zero at the first: a picture's positions are those of a clip's
+    first frame.
+    """
+    time = axis_sinusoid(torch.arange(frames, dtype=torch.float32, device=plane.device), plane.shape[-1])
     time = time - time[:1]
-    return (time[:, None] + plane[None]).reshape(frames * rows * columns, width)
+    return (time[:, None, None] + plane[None]).flatten(0, 2)
 
 
 class TimeEmbedding(nn.Module):

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from mmflow.batch import Conditioning, Groups
 from mmflow.model.attention import make_attention
 from mmflow.model.block import HEAD_WIDTH, HeadNorm, MMDiTBlock, Segments, Stream
-from mmflow.model.embed import PooledEmbedding, TimeEmbedding
+from mmflow.model.design import Design
+from mmflow.model.embed import PooledEmbedding, TimeEmbedding, plane_positions
 from mmflow.model.layout import Layout
 from mmflow.model.patchify import Patchifier
 
@@ -59,9 +60,12 @@ class MMDiT(AbstractBackbone):
         base_size: latent height and width at the training resolution, the origin of the position grid.
         qk_norm: RMSNorm on queries and keys (section 5.3.2).
         attention: `sdpa`, or `xformers` on CUDA.
+        design: departures from the paper's plain MM-DiT: those of the released models.
     """
 
-    def __init__(  # noqa: PLR0913 - the nine numbers that make a model; they are its configuration
+    position_table: Tensor | None
+
+    def __init__(  # noqa: PLR0913 - the ten settings that make a model; they are its configuration
         self,
         depth: int,
         in_channels: int = 16,
@@ -72,12 +76,15 @@ class MMDiT(AbstractBackbone):
         base_size: int = 32,
         qk_norm: bool = True,
         attention: Literal["sdpa", "xformers"] = "sdpa",
+        design: Design = Design(),
     ) -> None:
         super().__init__()
         if depth < 1:
             raise ValueError(f"depth must be at least 1, got {depth}")
         if video_patch_size is not None and video_patch_size[0] < 2:
             raise ValueError(f"video_patch_size must span at least 2 frames, got {video_patch_size}")
+        design.check(depth, patch_size, video_patch_size)
+        self.design = design
         self.depth, self.in_channels = depth, in_channels
         self.context_width, self.pooled_width = context_width, pooled_width
         self.width = HEAD_WIDTH * depth
@@ -90,9 +97,18 @@ class MMDiT(AbstractBackbone):
         self.pooled_embedding = PooledEmbedding(pooled_width, self.width)
         self.context_embedding = nn.Linear(context_width, self.width)
         self.blocks = nn.ModuleList(
-            MMDiTBlock(self.width, qk_norm=qk_norm, mlp_ratio=4, last=i == depth - 1) for i in range(depth)
+            MMDiTBlock(
+                self.width,
+                qk_norm=qk_norm,
+                mlp_ratio=4,
+                last=i == depth - 1,
+                dual=i < design.dual_attention_blocks,
+            )
+            for i in range(depth)
         )
         self.final_modulation = nn.Linear(self.width, 2 * self.width)
+        size = design.position_table
+        self.register_buffer("position_table", None if size is None else torch.empty(size, size, self.width))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -114,6 +130,13 @@ class MMDiT(AbstractBackbone):
         for linear in zeroed:
             nn.init.zeros_(linear.weight)
             nn.init.zeros_(linear.bias)
+        if self.position_table is not None:
+            self.position_table.copy_(self.formula_table(len(self.position_table), self.position_table.device))
+
+    def formula_table(self, size: int, device: torch.device | None = None) -> Float[Tensor, "{size} {size} D"]:
+        """Positions of size x size patches by the paper's formula, to be cropped at the centre (section 5.3.2)."""
+        base = self.picture_patchifier.base_size / self.picture_patchifier.patch[1]
+        return plane_positions((size, size), (base, base), self.width, device)
 
     @property
     def patchifiers(self) -> list[Patchifier]:
@@ -134,6 +157,12 @@ class MMDiT(AbstractBackbone):
 
     def check_shape(self, frames: int, height: int, width: int) -> int:
         t, h, w = self.patchifier(frames).grid((frames, height, width))
+        table = self.design.position_table
+        if table is not None and max(h, w) > table:
+            raise ValueError(
+                f"latents of {height} x {width} are {h} x {w} patches, more than the {table} x {table} of the model's "
+                f"position table: make them smaller, or set design.position_table {max(h, w)} or more"
+            )
         return t * h * w
 
     def forward(self, z: Groups, t: Float[Tensor, " B"], conditioning: Conditioning) -> Groups:
@@ -151,7 +180,9 @@ class MMDiT(AbstractBackbone):
         if conditioning.known is not None:
             raise ValueError("this model has no input for known latents: Conditioning.known must be None")
         text = conditioning.text
-        tokens = [self.patchifier(x.shape[2]).tokenise(x) for x in z]
+        for x in z:
+            self.check_shape(*x.shape[2:])
+        tokens = [self.patchifier(x.shape[2]).tokenise(x, self.position_table) for x in z]
         lengths = torch.tensor([x.shape[1] for x in tokens for _ in range(len(x))], dtype=torch.int64)
         layout = Layout.build(lengths, text.lengths.sum(1), t.device)
         dtype = self.context_embedding.weight.dtype

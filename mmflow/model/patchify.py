@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mmflow.model.embed import position_table
+from mmflow.model.embed import centre_crop, over_time, plane_positions
 
 
 def to_patches(z: Float[Tensor, "B C T H W"], patch: tuple[int, int, int]) -> Float[Tensor, "B N F"]:
@@ -67,11 +67,23 @@ class Patchifier(nn.Module):
         t, h, w = (size // p for size, p in zip(shape, self.patch, strict=True))
         return t, h, w
 
-    def tokenise(self, z: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B N D"]:
+    def positions(
+        self, shape: tuple[int, int, int], table: Float[Tensor, "m m D"] | None, device: torch.device
+    ) -> Float[Tensor, "N D"]:
+        """Positions of the tokens of latents of that (T, H, W): cut from a table, or by the paper's formula."""
+        frames, *plane = self.grid(shape)
+        grid = plane[0], plane[1]
+        if table is not None:
+            return over_time(centre_crop(table, grid), frames)
+        base = self.base_size / self.patch[1], self.base_size / self.patch[2]
+        return over_time(plane_positions(grid, base, self.width, device), frames)
+
+    def tokenise(
+        self, z: Float[Tensor, "B C T H W"], table: Float[Tensor, "m m D"] | None = None
+    ) -> Float[Tensor, "B N D"]:
         """Tokens with their positions added, in the dtype of the weights."""
         t, h, w = z.shape[2:]
-        base = (self.base_size / self.patch[1], self.base_size / self.patch[2])
-        positions = position_table(self.grid((t, h, w)), base, self.width, z.device)
+        positions = self.positions((t, h, w), table, z.device)
         tokens: Tensor = self.embed(to_patches(z, self.patch).to(self.embed.weight.dtype))
         return tokens + positions.to(tokens.dtype)
 

@@ -72,9 +72,9 @@ def load_weights(source: str) -> dict[str, Tensor]:
     average = checkpoint.get(CHECKPOINT_KEY, {}).get("average")
     if kind == "ema" and not average:
         raise ValueError(f"{path} has no averaged weights: ask for {match[1]}@raw")
-    if average and kind != "raw":
-        return dict(average)
-    return network_weights(checkpoint["state_dict"])
+    raw = network_weights(checkpoint["state_dict"])
+    # The average holds what learns; a table of positions does not, and comes from the raw state.
+    return {**raw, **average} if average and kind != "raw" else raw
 
 
 def network_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from mmflow.batch import Conditioning, Known
-from mmflow.model.embed import axis_sinusoid, centred, position_table, time_sinusoid
+from mmflow.model.design import Design
+from mmflow.model.embed import axis_sinusoid, centred, over_time, plane_positions, time_sinusoid
 from mmflow.model.mmdit import MMDiT
 from mmflow.model.patchify import from_patches, to_patches
 from tests.conftest import features, random_mmdit
@@ -19,6 +20,7 @@ def count(**arguments: object) -> int:
 def test_parameters_of_the_published_sizes() -> None:
     assert count(depth=24, qk_norm=False) == 2_028_328_000
     assert count(depth=38) == 8_056_627_520
+    assert count(depth=24, design=Design(dual_attention_blocks=13)) == 2_243_171_520
     assert count(depth=18, qk_norm=False) == pytest.approx(856.16e6, rel=1e-5)
 
 
@@ -68,8 +70,8 @@ def test_positions_of_released_tables() -> None:
 
 
 def test_column_is_the_first_half_and_time_vanishes_at_the_first_frame() -> None:
-    still = position_table((1, 4, 4), (4, 4), 64)
-    clip = position_table((3, 4, 4), (4, 4), 64)
+    plane = plane_positions((4, 4), (4, 4), 64)
+    still, clip = over_time(plane, 1), over_time(plane, 3)
     assert torch.equal(clip[:16], still)
     assert not torch.allclose(clip[16:32], still, atol=0.1)
     columns = axis_sinusoid(centred(4, 4), 32)
@@ -92,6 +94,31 @@ def test_illegal_shapes_name_the_nearest_legal_ones() -> None:
     with pytest.raises(ValueError, match="pictures only"):
         random_mmdit(video_patch_size=None).check_shape(4, 8, 8)
     assert model.check_shape(4, 8, 6) == 2 * 4 * 3
+
+
+def test_a_position_table_is_the_formula_s_and_ends_where_it_ends() -> None:
+    formula, stored = random_mmdit(), random_mmdit(design=Design(position_table=12))
+    assert "position_table" not in formula.state_dict() and stored.state_dict()["position_table"].shape == (12, 12, 128)
+    stored.load_state_dict({**formula.state_dict(), "position_table": stored.formula_table(12)})
+    z, t, text = (torch.randn(1, 3, 4, 8, 16),), torch.rand(1), Conditioning(features([3]))
+    torch.testing.assert_close(formula(z, t, text)[0], stored(z, t, text)[0], atol=1e-5, rtol=0)
+    assert formula.check_shape(1, 26, 8) == 13 * 4
+    with pytest.raises(ValueError, match=r"26 x 8 are 13 x 4 patches, more than the 12 x 12"):
+        stored.check_shape(1, 26, 8)
+
+
+@pytest.mark.parametrize(
+    ("design", "message"),
+    [
+        (Design(dual_attention_blocks=3), r"must lie in 0\.\.2, got 3"),
+        (Design(position_table=0), "at least 1 patch, got 0"),
+    ],
+)
+def test_impossible_designs(design: Design, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        random_mmdit(design=design)
+    with pytest.raises(ValueError, match=r"\(2, 4, 4\) must end in 2, 2"):
+        random_mmdit(design=Design(position_table=8), video_patch_size=(2, 4, 4))
 
 
 def test_known_latents_are_refused_by_a_model_without_their_input() -> None:

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from mmflow.batch import Conditioning
+from mmflow.model.design import Design
 from mmflow.model.mmdit import MMDiT
 from tests.conftest import features, random_mmdit
 
@@ -42,10 +43,14 @@ def loss_of(outputs: tuple[Tensor, ...]) -> Tensor:
     return torch.cat([torch.sin(out).flatten() for out in outputs]).sum()
 
 
+DESIGNS = {"plain": Design(), "dual": Design(dual_attention_blocks=1, position_table=9)}
+
+
+@pytest.mark.parametrize("design", DESIGNS)
 @pytest.mark.parametrize("name", MIXES)
-def test_packed_equals_alone(name: str) -> None:
+def test_packed_equals_alone(name: str, design: str) -> None:
     groups, lengths = MIXES[name]
-    model = random_mmdit()
+    model = random_mmdit(design=DESIGNS[design])
     z, text = mix(groups), features(lengths)
     t = torch.linspace(0.05, 0.95, len(lengths))
     together = model(z, t, Conditioning(text))

@@ -45,6 +45,14 @@ def test_a_run_a_file_and_which_of_its_weights(run: Path, source: str, value: fl
     assert {name: w.item() for name, w in weights.items()} == {"w": value}
 
 
+def test_what_does_not_learn_stands_beside_the_average(run: Path, tmp_path: Path) -> None:
+    state = {"backbone.w": torch.tensor([1.0]), "backbone.position_table": torch.tensor([5.0])}
+    torch.save({"state_dict": state, "ema": {"average": {"w": torch.tensor([2.0])}}}, tmp_path / "t.ckpt")
+    for kind, w in (("ema", 2.0), ("raw", 1.0)):
+        found = load_weights(f"{tmp_path / 't.ckpt'}@{kind}")
+        assert {n: v.item() for n, v in found.items()} == {"w": w, "position_table": 5.0}
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [
