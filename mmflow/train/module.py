@@ -21,7 +21,7 @@ from mmflow.train.ema import find_ema
 from mmflow.train.optim import AbstractOptimizer, AdamW, LrSchedule
 from mmflow.train.precision import Precision, choose
 from mmflow.train.sampling import Sampling, make
-from mmflow.train.weights import check_weights, load_weights, network_weights
+from mmflow.train.weights import check_weights, network_weights, start_weights
 
 
 @final
@@ -37,7 +37,8 @@ class FlowModule(pl.LightningModule):
         precision: of the network's arithmetic in training; `auto` takes bf16 where a short probe finds it faster.
         Weights,
             optimizer state, t and loss are fp32 throughout.
-        init_from: weights to start from at step 0: `RUN|file[@ema|@raw]`.
+        init_from: weights to start from at step 0: `RUN|file[@ema|@raw]`, or a released model (a diffusers folder, a
+            single .safetensors file, or its id on the Hub); what this model has more is grown from them or new.
         latent_channels: linked from the data; must equal the backbone's `in_channels`.
         context_width: linked from the data; must equal the backbone's.
         pooled_width: linked from the data; must equal the backbone's.
@@ -66,6 +67,8 @@ class FlowModule(pl.LightningModule):
         self.level_loss = LevelLoss()
         self.loaded_step = 0
         """Optimizer steps of the checkpoint that was loaded; a trainer that only evaluates knows of none."""
+        self.start_lines: list[str] = []
+        """What became of the weights that the run started from."""
         self._peak_lrs: list[float] = []
         self._step_losses: dict[str, Tensor] = {}
         self._started = time.monotonic(), 0.0
@@ -86,9 +89,7 @@ class FlowModule(pl.LightningModule):
             self.backbone.to_empty(device=self.device)
             self.backbone.reset_parameters()
             if self.init_from is not None:
-                weights = load_weights(self.init_from)
-                check_weights(weights, self.backbone.state_dict(), self.init_from)
-                self.backbone.load_state_dict(weights)
+                self.start_lines = start_weights(self.backbone, self.init_from)
 
     def cpu(self) -> "FlowModule":
         """To host memory. Lightning asks for it when a run ends, even one that ended before the network had weights."""

@@ -91,6 +91,7 @@ def describe(trainer: pl.Trainer, pl_module: Any) -> list[str]:
         f"run: {trainer.default_root_dir}" + (f", continued from {trainer.ckpt_path}" if trainer.ckpt_path else ""),
         f"model: {type(pl_module.backbone).__name__}, {parameters / 1e6:.1f} M parameters, "
         f"{'bf16' if pl_module.autocast_dtype else 'fp32'} on {pl_module.device.type}",
+        *(pl_module.start_lines if trainer.ckpt_path is None else []),
         *data.mix.describe(),
         step,
     ]

@@ -1,15 +1,18 @@
-"""Weights from files: checkpoints of runs and safetensors. Nothing is ever unpickled."""
+"""Weights from files: checkpoints of runs, released models, and safetensors. Nothing is ever unpickled."""
 
 import pickle
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
+from mmflow.model.archive import Archive, files_of
+from mmflow.model.grow import grown_shapes, start_from
+from mmflow.model.hub import fetch, is_hub_id
+from mmflow.model.interop import open_released, without_memory
 from mmflow.train.ema import CHECKPOINT_KEY
 
 PREFIX = "backbone."
@@ -49,26 +52,32 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def load_weights(source: str) -> dict[str, Tensor]:
-    """The network's weights named by `RUN|file[@ema|@raw]`; the average where nothing is said and there is one.
+def load_weights(source: str) -> Mapping[str, Tensor]:
+    """The network's weights, named by `RUN|file[@ema|@raw]` or a released model: a diffusers folder, a single file, or
+    the id of one on the Hub.
+
+    A run's average where nothing is said and there is one. Safetensors are read one tensor at a time.
 
     Raises:
-        ValueError: if the file or the asked-for kind of weights does not exist.
+        ValueError: if the file or the asked-for kind of weights does not exist, or is of another kind or family.
     """
     match = re.fullmatch(r"(.*?)(?:@(ema|raw))?", source)
     assert match is not None
-    path, kind = find_checkpoint(match[1]), match[2]
-    if path.suffix == ".safetensors":
+    path, kind = Path(match[1]), match[2]
+    if is_hub_id(match[1]):
+        path = fetch(match[1])
+    if path.suffix in (".safetensors", ".gguf") or _is_model_folder(path):
         if kind == "ema":
             raise ValueError(f"{path} holds one set of weights, without @ema")
-        try:
-            tensors = load_file(path)
-        except SafetensorError as error:
-            raise ValueError(f"{path} is no whole safetensors file ({error}): fetch or make it again") from error
-        return {name.removeprefix(PREFIX): value for name, value in tensors.items()}
+        return _published(find_checkpoint(path) if not path.is_dir() else path)
+    path = find_checkpoint(path)
     checkpoint = load_checkpoint(path)
     if "state_dict" not in checkpoint:
-        raise ValueError(f"{path} is no checkpoint of a run: it has no state_dict; bare weights belong in .safetensors")
+        raise ValueError(
+            f"{path} is no checkpoint of a run: it has no state_dict. Bare weights belong "
+            f"in .safetensors: python -c \"import torch, safetensors.torch as s; s.save_file(torch.load('{path}', "
+            f"weights_only=True), '{path.with_suffix('.safetensors')}')\""
+        )
     average = checkpoint.get(CHECKPOINT_KEY, {}).get("average")
     if kind == "ema" and not average:
         raise ValueError(f"{path} has no averaged weights: ask for {match[1]}@raw")
@@ -77,12 +86,49 @@ def load_weights(source: str) -> dict[str, Tensor]:
     return {**raw, **average} if average and kind != "raw" else raw
 
 
+def _is_model_folder(path: Path) -> bool:
+    """A folder as diffusers has it, or its `transformer/`, and no run directory."""
+    return (
+        path.is_dir()
+        and not (path / "checkpoints").is_dir()
+        and bool((path / "transformer").is_dir() or list(path.glob("diffusion_pytorch_model*")))
+    )
+
+
+def _published(path: Path) -> Mapping[str, Tensor]:
+    released = open_released(path)
+    if released is not None:
+        return released.weights()
+    folder = path / "transformer" if (path / "transformer").is_dir() else path
+    archive = Archive.of(files_of(folder) if path.is_dir() else [path])
+    return archive.under(PREFIX) if any(name.startswith(PREFIX) for name in archive) else archive
+
+
+def start_weights(network: nn.Module, source: str) -> list[str]:
+    """Starts a network, which has its first values, from the weights of `source`; what it has more is grown or new.
+
+    Returns:
+        What was copied, grown and new, for people.
+
+    Raises:
+        ValueError: naming the tensors that fit nowhere.
+    """
+    weights = load_weights(source)
+    shapes = without_memory(weights)
+    state = network.state_dict()
+    # Another depth is said about what is there, not about what could be grown from it.
+    check_weights(shapes if _depth(shapes) != _depth(state) else grown_shapes(network, shapes), state, source)
+    report = start_from(network, weights, shapes)
+    sizes = {name: value.numel() for name, value in state.items()}
+    return [f"weights of {source}:", *report.lines(sizes)]
+
+
 def network_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The network's part of a module's state, under its own names."""
     return {name.removeprefix(PREFIX): value for name, value in state.items() if name.startswith(PREFIX)}
 
 
-def check_weights(found: dict[str, Tensor], expected: dict[str, Tensor], where: str) -> None:
+def check_weights(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str) -> None:
     """Compares names and shapes.
 
     Raises:
@@ -109,5 +155,5 @@ def check_weights(found: dict[str, Tensor], expected: dict[str, Tensor], where: 
     raise ValueError("\n".join(lines))
 
 
-def _depth(weights: dict[str, Tensor]) -> int:
+def _depth(weights: Mapping[str, Tensor]) -> int:
     return len({name.split(".")[1] for name in weights if name.startswith("blocks.")})

@@ -1,0 +1,69 @@
+"""From pictures to larger pictures to clips, each run started from the one before, and from released weights."""
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmflow.__main__ import main
+from mmflow.model.archive import write_file
+from mmflow.model.design import Design
+from mmflow.model.interop import shape_of
+from mmflow.model.mmdit import MMDiT
+from mmflow.model.publish import published
+from mmflow.train.weights import load_weights
+from tests.test_bad_input import refused_fit
+from tests.test_cli import TINY
+
+Said = pytest.CaptureFixture[str]
+BACKBONE = "--model.backbone.init_args"
+PICTURES = (f"{BACKBONE}.video_patch_size", "null", "--data.clip_share", "0")
+
+
+def fit(capfd: Said, folder: Path, *args: object) -> str:
+    """What a short run says."""
+    command = ["fit", "--config", TINY, "--trainer.default_root_dir", folder, "--trainer.max_steps", 2, *args]
+    main([str(arg) for arg in command])
+    return capfd.readouterr().out
+
+
+def test_pictures_then_larger_ones_then_clips(tmp_path: Path, capfd: Said) -> None:
+    said = fit(capfd, tmp_path / "small", *PICTURES, f"{BACKBONE}.qk_norm", "false")
+    assert "copied" not in said
+    larger = ("--data.world.size", 64, f"{BACKBONE}.base_size", 64)
+    said = fit(capfd, tmp_path / "large", *PICTURES, *larger, "--model.init_from", tmp_path / "small")
+    assert f"weights of {tmp_path / 'small'}" in said and "new: RMSNorm on queries and keys, with weight one" in said
+    said = fit(capfd, tmp_path / "video", *larger, "--model.init_from", tmp_path / "large")
+    assert "grown: 3D patchifier of 4 frames from the 2D one" in said
+    # Two steps at a learning rate that warms up leave the body near where it was.
+    body = "blocks.0.visual.qkv.weight"
+    chain = [load_weights(f"{tmp_path / name}@raw")[body] for name in ("small", "large", "video")]
+    for before, after in pairwise(chain):
+        assert 0 < (after - before).norm() < 0.1 * before.norm()
+
+
+def test_a_run_starts_from_released_weights(tmp_path: Path, capfd: Said) -> None:
+    model = MMDiT(1, 3, 32, 24, 8, None, 32, qk_norm=False, design=Design(position_table=4))
+    write_file(tmp_path / "sd3.safetensors", published(shape_of(model), "single-file", model.state_dict()), {})
+    said = fit(capfd, tmp_path / "run", "--model.init_from", tmp_path / "sd3.safetensors")
+    assert "copied: " in said and "new: RMSNorm" in said and "grown: 3D patchifier" in said
+    kept = load_weights(f"{tmp_path / 'run'}@raw")["blocks.0.visual.mlp.0.weight"]
+    torch.testing.assert_close(kept, model.blocks[0].visual.mlp[0].weight.detach(), atol=1e-2, rtol=0)
+    said = refused_fit(capfd, tmp_path / "x", f"{BACKBONE}.depth", 2, "--model.init_from", tmp_path / "sd3.safetensors")
+    assert "of depth 1, the model of depth 2: set --model.backbone.depth 1" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("w.gguf", b"GGUF", ["w.gguf", "GGUF"]),
+        ("w.pt", b"\x80\x02.", ["w.pt", "convert"]),
+        ("w.safetensors", b"\x00" * 20, ["w.safetensors", "safetensors file"]),
+    ],
+)
+def test_what_cannot_be_started_from(name: str, content: bytes, words: list[str], tmp_path: Path, capfd: Said) -> None:
+    (tmp_path / name).write_bytes(content)
+    said = refused_fit(capfd, tmp_path / "run", "--model.init_from", tmp_path / name)
+    for word in words:
+        assert word in said, said
