@@ -1,7 +1,7 @@
 """One MM-DiT block: two streams with their own weights that meet in attention (paper section 4, Fig 2)."""
 
 from dataclasses import dataclass
-from typing import final
+from typing import Literal, final
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -16,6 +16,20 @@ NORM_EPS = 1e-6
 HEAD_WIDTH = 64
 
 Rows = Float[Tensor, "R D"]
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """Cosine and sine of each row's rotary angles."""
+
+    cos: Float[Tensor, "R 1 _"]
+    sin: Float[Tensor, "R 1 _"]
+
+    def __call__(self, x: Float[Tensor, "R K E"]) -> Float[Tensor, "R K E"]:
+        """Every pair (x_i, x_(i + E/2)) turned by its angle: q . k then depends on the difference of two places."""
+        cos, sin = self.cos.to(x.dtype), self.sin.to(x.dtype)
+        a, b = x.chunk(2, -1)
+        return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
 
 
 @dataclass(frozen=True)
@@ -62,6 +76,11 @@ def normalise(x: Rows) -> Rows:
     return F.layer_norm(x, x.shape[-1:], eps=NORM_EPS)
 
 
+def turned(q: Tensor, k: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor]:
+    """Queries and keys after their rotation, if there is one."""
+    return (q, k) if rotation is None else (rotation(q), rotation(k))
+
+
 class HeadNorm(nn.Module):
     """RMSNorm over the width of a head with a learnable scale: keeps attention logits bounded (section 5.3.2)."""
 
@@ -85,10 +104,13 @@ class SelfAttention(nn.Module):
         self.norm_k = HeadNorm() if qk_norm else nn.Identity()
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Rows, segments: Segments, attention: AbstractAttention) -> Rows:
+    def forward(
+        self, x: Rows, segments: Segments, attention: AbstractAttention, rotation: Rotation | None = None
+    ) -> Rows:
         """Projected outputs of modulated tokens."""
         q, k, v = self.qkv(x).view(len(x), 3, self.num_heads, HEAD_WIDTH).unbind(1)
-        out: Tensor = self.proj(segments.attend(attention, self.norm_q(q), self.norm_k(k), v).flatten(1))
+        q, k = turned(self.norm_q(q), self.norm_k(k), rotation)
+        out: Tensor = self.proj(segments.attend(attention, q, k, v).flatten(1))
         return out
 
 
@@ -103,9 +125,19 @@ class Stream(nn.Module):
         last: pre-only: the stream is read by attention a last time and its output is dropped, so that it has neither
             output projection nor MLP.
         dual: a second attention of the stream's own tokens beside the joint one (MMDiT-X).
+        gelu: how the MLP's GELU is computed.
     """
 
-    def __init__(self, width: int, *, qk_norm: bool, mlp_ratio: int, last: bool = False, dual: bool = False) -> None:
+    def __init__(
+        self,
+        width: int,
+        *,
+        qk_norm: bool,
+        mlp_ratio: int,
+        last: bool = False,
+        dual: bool = False,
+        gelu: Literal["tanh", "erf"] = "tanh",
+    ) -> None:
         super().__init__()
         assert not (last and dual), "a stream whose output is dropped needs no second attention"
         self.num_heads, self.last = width // HEAD_WIDTH, last
@@ -116,8 +148,8 @@ class Stream(nn.Module):
         self.norm_k = HeadNorm() if qk_norm else nn.Identity()
         if not last:
             self.proj = nn.Linear(width, width)
-            hidden = mlp_ratio * width
-            self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width))
+            hidden, activation = mlp_ratio * width, nn.GELU(approximate="tanh" if gelu == "tanh" else "none")
+            self.mlp = nn.Sequential(nn.Linear(width, hidden), activation, nn.Linear(hidden, width))
         self.own = SelfAttention(width, qk_norm=qk_norm) if dual else None
 
     def modulations(self, y: Float[Tensor, "B D"]) -> tuple[Tensor, ...]:
@@ -128,10 +160,10 @@ class Stream(nn.Module):
         vectors: Tensor = self.modulation(F.silu(y))
         return vectors.chunk(self.num_modulations, dim=1)
 
-    def queries_keys_values(self, x: Rows) -> tuple[Tensor, Tensor, Tensor]:
-        """q, k, v of shape (R, K, E) from modulated tokens; q and k normalised per head."""
+    def queries_keys_values(self, x: Rows, rotation: Rotation | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k, v of shape (R, K, E) from modulated tokens; q and k normalised per head, then turned."""
         q, k, v = self.qkv(x).view(len(x), 3, self.num_heads, HEAD_WIDTH).unbind(1)
-        return self.norm_q(q), self.norm_k(k), v
+        return *turned(self.norm_q(q), self.norm_k(k), rotation), v
 
     def add_attention(
         self, x: Rows, attended: Float[Tensor, "R K E"], segments: Segments, mods: tuple[Tensor, ...]
@@ -140,13 +172,20 @@ class Stream(nn.Module):
         return segments.gated_add(x, self.proj(attended.flatten(1)), mods[2])
 
     def add_own(
-        self, x: Rows, normed: Rows, segments: Segments, mods: tuple[Tensor, ...], attention: AbstractAttention
+        self,
+        x: Rows,
+        normed: Rows,
+        segments: Segments,
+        mods: tuple[Tensor, ...],
+        attention: AbstractAttention,
+        rotation: Rotation | None,
     ) -> Rows:
         """x + gate own attention, which reads the same normalised tokens as the joint one, with its own modulation."""
         if self.own is None:
             return x
         shift, scale, gate = mods[6:]
-        return segments.gated_add(x, self.own(segments.affine(normed, shift, scale), segments, attention), gate)
+        own = self.own(segments.affine(normed, shift, scale), segments, attention, rotation)
+        return segments.gated_add(x, own, gate)
 
     def add_mlp(self, x: Rows, segments: Segments, mods: tuple[Tensor, ...]) -> Rows:
         """x + gate2 MLP(modulated x)."""
@@ -164,12 +203,22 @@ class MMDiTBlock(nn.Module):
         mlp_ratio: hidden width of the MLPs over D.
         last: the context stream is read a last time.
         dual: the visual stream has an attention of its own as well (MMDiT-X).
+        gelu: how the MLPs' GELU is computed.
     """
 
-    def __init__(self, width: int, *, qk_norm: bool, mlp_ratio: int, last: bool = False, dual: bool = False) -> None:
+    def __init__(
+        self,
+        width: int,
+        *,
+        qk_norm: bool,
+        mlp_ratio: int,
+        last: bool = False,
+        dual: bool = False,
+        gelu: Literal["tanh", "erf"] = "tanh",
+    ) -> None:
         super().__init__()
-        self.context = Stream(width, qk_norm=qk_norm, mlp_ratio=mlp_ratio, last=last)
-        self.visual = Stream(width, qk_norm=qk_norm, mlp_ratio=mlp_ratio, dual=dual)
+        self.context = Stream(width, qk_norm=qk_norm, mlp_ratio=mlp_ratio, last=last, gelu=gelu)
+        self.visual = Stream(width, qk_norm=qk_norm, mlp_ratio=mlp_ratio, dual=dual, gelu=gelu)
 
     def forward(
         self,
@@ -178,8 +227,9 @@ class MMDiTBlock(nn.Module):
         y: Float[Tensor, "B D"],
         layout: Layout,
         attention: AbstractAttention,
+        rotation: Rotation | None = None,
     ) -> tuple[Float[Tensor, "N D"], Float[Tensor, "L D"]]:
-        """Both streams after the block; y is the conditioning vector of each sample."""
+        """Both streams after the block; y is the conditioning vector of each sample, `rotation` the visual tokens'."""
         visual_rows = Segments(layout.visual, layout.dense)
         context_rows = Segments(layout.context, layout.dense)
         visual_mods, context_mods = self.visual.modulations(y), self.context.modulations(y)
@@ -187,11 +237,11 @@ class MMDiTBlock(nn.Module):
         context_out, visual_out = joint_attention(
             attention,
             self.context.queries_keys_values(context_rows.modulate(context, *context_mods[:2])),
-            self.visual.queries_keys_values(visual_rows.affine(normed, *visual_mods[:2])),
+            self.visual.queries_keys_values(visual_rows.affine(normed, *visual_mods[:2]), rotation),
             layout,
         )
         visual = self.visual.add_attention(visual, visual_out, visual_rows, visual_mods)
-        visual = self.visual.add_own(visual, normed, visual_rows, visual_mods, attention)
+        visual = self.visual.add_own(visual, normed, visual_rows, visual_mods, attention, rotation)
         visual = self.visual.add_mlp(visual, visual_rows, visual_mods)
         if not self.context.last:
             context = self.context.add_attention(context, context_out, context_rows, context_mods)

@@ -69,6 +69,30 @@ def over_time(plane: Float[Tensor, "rows columns D"], frames: int) -> Float[Tens
     return (time[:, None, None] + plane[None]).flatten(0, 2)
 
 
+def rotary_angles(
+    grid: tuple[int, int, int], head_width: int, device: torch.device | None = None
+) -> Float[Tensor, "N {head_width}//2"]:
+    """Angles by which the pairs of a head's channels turn at each token, frame by frame, row by row.
+
+    A quarter of the pairs turns with the frame, three eighths each with the row and the column, by 1 down to 1/16
+    radian per patch (Su et al. 2021, arXiv 2104.09864, one axis at a time). Rows and columns count from the middle, so
+    that the context, which does not turn, sees a small and a large picture alike.
+
+    Args:
+        grid: tokens along (time, height, width).
+        head_width: E, divisible by 16.
+        device: where to build them.
+    """
+    places = [
+        torch.arange(n, dtype=torch.float32, device=device) - (0 if axis == 0 else (n - 1) / 2)
+        for axis, n in enumerate(grid)
+    ]
+    pairs = (head_width // 8, 3 * head_width // 16, 3 * head_width // 16)
+    speeds = [16 ** -torch.linspace(0, 1, n, device=device) for n in pairs]
+    meshed = torch.meshgrid(*places, indexing="ij")
+    return torch.cat([m.reshape(-1, 1) * s for m, s in zip(meshed, speeds, strict=True)], 1)
+
+
 class TimeEmbedding(nn.Module):
     """Sinusoid of t, then Linear-SiLU-Linear. The sinusoid is fp32 whatever the model's dtype."""
 

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from mmflow.batch import Conditioning, Groups
 from mmflow.model.attention import make_attention
-from mmflow.model.block import HEAD_WIDTH, HeadNorm, MMDiTBlock, Segments, Stream
+from mmflow.model.block import HEAD_WIDTH, HeadNorm, MMDiTBlock, Rotation, Segments, Stream
 from mmflow.model.design import Design
-from mmflow.model.embed import PooledEmbedding, TimeEmbedding, plane_positions
+from mmflow.model.embed import PooledEmbedding, TimeEmbedding, plane_positions, rotary_angles
 from mmflow.model.layout import Layout
 from mmflow.model.patchify import Patchifier
 
@@ -103,6 +103,7 @@ class MMDiT(AbstractBackbone):
                 mlp_ratio=4,
                 last=i == depth - 1,
                 dual=i < design.dual_attention_blocks,
+                gelu=design.gelu,
             )
             for i in range(depth)
         )
@@ -112,7 +113,10 @@ class MMDiT(AbstractBackbone):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """DiT's initialisation: Xavier linears, N(0, 0.02) embeddings of t and pooled, zero modulations and output."""
+        """DiT's initialisation: Xavier linears, N(0, 0.02) embeddings of t and pooled, zero modulations and output.
+
+        0.02 is `design.embedding_std`.
+        """
         embeddings: list[nn.Linear] = []
         zeroed = [self.final_modulation, *(p.project for p in self.patchifiers)]
         for module in self.modules():
@@ -126,7 +130,7 @@ class MMDiT(AbstractBackbone):
             elif isinstance(module, Stream):
                 zeroed.append(module.modulation)
         for linear in embeddings:
-            nn.init.normal_(linear.weight, std=0.02)
+            nn.init.normal_(linear.weight, std=self.design.embedding_std)
         for linear in zeroed:
             nn.init.zeros_(linear.weight)
             nn.init.zeros_(linear.bias)
@@ -189,11 +193,24 @@ class MMDiT(AbstractBackbone):
         visual = torch.cat([x.flatten(0, 1) for x in tokens]) if tokens else t.new_zeros(0, self.width, dtype=dtype)
         context = self.context_embedding(text.context.to(dtype))
         y = self.time_embedding(t) + self.pooled_embedding(text.pooled)
+        rotation = self._rotation(z) if self.design.rotary else None
         for block in self.blocks:
-            visual, context = block(visual, context, y, layout, self.attention)
+            visual, context = block(visual, context, y, layout, self.attention, rotation)
         shift, scale = self.final_modulation(nn.functional.silu(y)).chunk(2, 1)
         visual = Segments(layout.visual, layout.dense).modulate(visual, shift, scale)
         return self._outputs(visual, tokens, z)
+
+    def _rotation(self, z: Groups) -> Rotation | None:
+        """Of all visual tokens, group by group; None for an empty bag."""
+        angles = []
+        for x in z:
+            t, h, w = x.shape[2:]
+            each = rotary_angles(self.patchifier(t).grid((t, h, w)), HEAD_WIDTH, x.device)
+            angles.append(each.repeat(len(x), 1))
+        if not angles:
+            return None
+        joined = torch.cat(angles)[:, None]
+        return Rotation(joined.cos(), joined.sin())
 
     def _outputs(self, visual: Float[Tensor, "N D"], tokens: list[Tensor], z: Groups) -> Groups:
         """Each group's rows through its patchifier; the patchifiers that had none add their zero."""

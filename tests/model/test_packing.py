@@ -43,7 +43,11 @@ def loss_of(outputs: tuple[Tensor, ...]) -> Tensor:
     return torch.cat([torch.sin(out).flatten() for out in outputs]).sum()
 
 
-DESIGNS = {"plain": Design(), "dual": Design(dual_attention_blocks=1, position_table=9)}
+DESIGNS = {
+    "plain": Design(),
+    "dual": Design(dual_attention_blocks=1, position_table=9),
+    "rotary": Design(dual_attention_blocks=1, rotary=True, gelu="erf"),
+}
 
 
 @pytest.mark.parametrize("design", DESIGNS)
