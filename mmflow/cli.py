@@ -131,6 +131,8 @@ class MmflowCLI(LightningCLI):
 
     def run(self) -> None:
         """Runs the command that was parsed."""
+        if self.config[self._command].ckpt_path is not None:
+            self.model.init_from = None  # the checkpoint holds the weights, and the first ones may be gone
         super()._run_subcommand(self._command)
 
     def has_begun(self) -> bool:

@@ -38,11 +38,11 @@ class Pipeline:
 
     @classmethod
     def load(cls, run: str | Path, weights: str | None = None) -> "Pipeline":
-        """The pipeline of a run directory.
+        """The pipeline of a run directory, or of a folder that tools/export.py made with its own pipeline.py.
 
         Args:
-            run: the run directory, with `config.yaml` and `checkpoints/`.
-            weights: `ema` or `raw`; the run's own `sampling.weights` if not given.
+            run: the run directory, with `config.yaml` and `checkpoints/`; or the exported folder.
+            weights: `ema` or `raw`; the run's own `sampling.weights` if not given. An exported folder has one of them.
 
         Raises:
             ValueError: if there is no run, no checkpoint, or the weights do not fit the configuration.
@@ -53,9 +53,12 @@ class Pipeline:
         if not (folder / "config.yaml").is_file():
             raise ValueError(f"{folder} is no run directory: it has no config.yaml")
         module, data = build(folder / "config.yaml")
-        kind = weights or module.sampling.weights
-        source = find_checkpoint(folder)
-        found = load_weights(f"{source}@{kind}")
+        if (folder / "transformer").is_dir():
+            source, found = folder, load_weights(str(folder) if weights is None else f"{folder}@{weights}")
+        else:
+            source = find_checkpoint(folder)
+            found = load_weights(f"{source}@{weights or module.sampling.weights}")
+        module.init_from = None  # what the run started from need not be there any more
         module.configure_model()
         check_weights(found, module.backbone.state_dict(), str(source))
         module.backbone.load_state_dict(found)

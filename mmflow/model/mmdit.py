@@ -147,6 +147,10 @@ class MMDiT(AbstractBackbone):
         """All that the model has, the 2D one first."""
         return [p for p in (self.picture_patchifier, self.video_patchifier) if p is not None]
 
+    def drop_clips(self) -> None:
+        """Leaves a model of pictures: removes what only clips go through."""
+        self.video_patchifier = None
+
     def patchifier(self, frames: int) -> Patchifier:
         """The one for latents of that many frames.
 

@@ -9,6 +9,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
 from mmflow.train.loggers import RunCsv
+from mmflow.train.stock import obstacles, verdict
 
 TRACES = ("config.yaml", "metrics.csv", "checkpoints", "results.json")
 LAST = "last"
@@ -94,6 +95,7 @@ def describe(trainer: pl.Trainer, pl_module: Any) -> list[str]:
         *(pl_module.start_lines if trainer.ckpt_path is None else []),
         *data.mix.describe(),
         step,
+        *verdict(obstacles(pl_module, data.encoders)),
     ]
 
 

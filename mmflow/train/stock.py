@@ -1,0 +1,61 @@
+"""Whether what is trained loads in other programs: said when a run starts, and again by tools/export.py."""
+
+from typing import Any
+
+from mmflow.batch import Codec
+from mmflow.flow.path import RectifiedFlow
+from mmflow.flow.prediction import Velocity
+from mmflow.flow.shift import ConstantShift
+from mmflow.model.mmdit import MMDiT
+
+STOCK = "StableDiffusion3Pipeline and ComfyUI"
+
+
+def obstacles(module: Any, codec: Codec) -> list[str]:
+    """Why the stock SD3 programs cannot make this model's pictures; empty if they can.
+
+    Args:
+        module: the FlowModule.
+        codec: the frozen networks that it is trained with.
+    """
+    found = _network(module.backbone)
+    objective = module.objective
+    if not isinstance(objective.path, RectifiedFlow) or not isinstance(objective.prediction, Velocity):
+        names = type(objective.path).__name__, type(objective.prediction).__name__
+        found.append(f"objective {' and '.join(names)}: they integrate the velocity of a rectified flow")
+    if not isinstance(objective.shift, ConstantShift):
+        found.append(f"shift {type(objective.shift).__name__}: they have one shift for all sizes")
+    return found + _frozen(codec)
+
+
+def _network(backbone: Any) -> list[str]:
+    if not isinstance(backbone, MMDiT):
+        return [f"backbone {type(backbone).__name__}: they know the MM-DiT with two sets of weights"]
+    found = []
+    if backbone.video_patchifier is not None:
+        found.append(f"3D patchifier {backbone.video_patchifier.patch}: they make pictures only")
+    return found
+
+
+def _frozen(codec: Any) -> list[str]:
+    autoencoder, text = codec.autoencoder, codec.text
+    found = []
+    if getattr(autoencoder, "stock_folder", None) is None:
+        found.append(f"autoencoder {type(autoencoder).__name__}: they decode with an AutoencoderKL")
+    if getattr(text, "stock_folders", None) is None:
+        found.append(f"text encoder {type(text).__name__}: they read prompts with CLIP and T5")
+    if text_layout(codec) != "sd3":
+        found.append("packed text: they pad every caption to full length and attend to the padding (text_layout sd3)")
+    return found
+
+
+def verdict(reasons: list[str]) -> list[str]:
+    """The answer in words."""
+    if not reasons:
+        return [f"loads in {STOCK}: yes"]
+    return [f"loads in {STOCK}: no, because of", *(f"  {reason}" for reason in reasons)]
+
+
+def text_layout(codec: Any) -> str:
+    """How captions reach the model: `packed`, or padded and attended to as in `sd3`."""
+    return str(getattr(codec.text, "text_layout", "packed"))
