@@ -19,7 +19,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 LEVELS = tuple(k / 8 for k in range(1, 9))
@@ -138,6 +138,7 @@ class Batch:
 
     pixels: tuple[UInt8[Tensor, "_ 3 _ _ _"], ...]
     captions: tuple[str, ...]
+    """Empty where no text encoder is to see it."""
     u: Float[Tensor, " B"]
     """One uniform per sample, from which the objective's density makes t."""
     eps: Groups
@@ -151,6 +152,8 @@ class Batch:
     closes_step: bool
     """True for the last micro-step of an optimizer step."""
     holes: tuple[Hole, ...] = ()
+    kept: Bool[Tensor, "B E"] | None = None
+    """Which of the E text encoders see each caption (host memory); None is all of them."""
     latents: Groups | None = None
     conditioning: Conditioning | None = None
 
@@ -230,8 +233,8 @@ class Codec(Protocol):
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """(C, t, h, w) of the latents of T x H x W pixels; ValueError if the stride does not divide them."""
 
-    def encode_text(self, captions: list[str]) -> TextFeatures:
-        """Features on the host; an empty caption is the null state."""
+    def encode_text(self, prompts: list[str], device: torch.device) -> TextFeatures:
+        """Features on the host; an empty prompt is the null state. `device` is the model's."""
 
     def decode(self, latents: Float[Tensor, "B C t h w"]) -> Float[Tensor, "B 3 T H W"]:
         """Pixels of normalised latents."""

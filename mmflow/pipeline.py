@@ -53,6 +53,7 @@ class Pipeline:
         if not (folder / "config.yaml").is_file():
             raise ValueError(f"{folder} is no run directory: it has no config.yaml")
         module, data = build(folder / "config.yaml")
+        data.encoders.load()
         if (folder / "transformer").is_dir():
             source, found = folder, load_weights(str(folder) if weights is None else f"{folder}@{weights}")
         else:

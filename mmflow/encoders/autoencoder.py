@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class AbstractAutoencoder(ABC):
-    """A frozen autoencoder; constructors load nothing, so that `--help` and configuration checks stay cheap."""
+    """A frozen autoencoder; constructors load no weights, so that `--help` and configuration checks stay cheap."""
 
     @property
     @abstractmethod
@@ -19,6 +19,19 @@ class AbstractAutoencoder(ABC):
     @abstractmethod
     def stride(self) -> tuple[int, int, int]:
         """Pixels per latent along (time, height, width)."""
+
+    @property
+    @abstractmethod
+    def frame_step(self) -> int:
+        """Clips have 1 + k * frame_step frames: the first becomes a latent frame of its own, as a picture does."""
+
+    @abstractmethod
+    def load(self) -> None:
+        """Reads the weights now, so that what is wrong with them is said before anything is trained.
+
+        Raises:
+            ValueError: if they cannot be had, or are not what the configuration says of them.
+        """
 
     @abstractmethod
     def encode(self, pixels: Float[Tensor, "B 3 T H W"]) -> Float[Tensor, "B C t h w"]:
@@ -32,16 +45,22 @@ class AbstractAutoencoder(ABC):
         """(t, h, w) of the latents of T x H x W pixels.
 
         Raises:
-            ValueError: if the stride does not divide them.
+            ValueError: if the stride does not divide them, or no clip has so many frames.
         """
-        for name, size, stride in zip(("frames", "height", "width"), (frames, height, width), self.stride, strict=True):
-            if size % stride and not (name == "frames" and size == 1):
+        k, rest = divmod(frames - 1, self.frame_step)
+        if rest:
+            raise ValueError(
+                f"the autoencoder takes clips of 1 + k * {self.frame_step} frames: not {frames}, but "
+                f"{1 + k * self.frame_step} or {1 + (k + 1) * self.frame_step}"
+            )
+        t, h, w = self.stride
+        for name, size, stride in (("height", height, h), ("width", width, w)):
+            if size % stride:
                 raise ValueError(
                     f"{name} {size} is not divisible by the autoencoder's stride {stride}: the nearest legal numbers "
                     f"are {max(size // stride, 1) * stride} and {(size // stride + 1) * stride}"
                 )
-        t, h, w = self.stride
-        return max(frames // t, 1), height // h, width // w
+        return 1 + (frames - 1) // t, height // h, width // w
 
 
 @final
@@ -65,6 +84,13 @@ class RgbAutoencoder(AbstractAutoencoder):
     @property
     def stride(self) -> tuple[int, int, int]:
         return 1, 1, 1
+
+    @property
+    def frame_step(self) -> int:
+        return 1
+
+    def load(self) -> None:
+        """There is nothing to load."""
 
     def encode(self, pixels: Float[Tensor, "B 3 T H W"]) -> Float[Tensor, "B C t h w"]:
         return (pixels - self.shift) * self.scale

@@ -1,31 +1,50 @@
-"""The frozen networks of a run as one thing: what previews, sampling and scoring need beside the model."""
+"""The frozen networks of a run as one thing: what training, previews, sampling and scoring need beside the model."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from mmflow.batch import TextFeatures
 from mmflow.encoders.autoencoder import AbstractAutoencoder
+from mmflow.encoders.cache import PromptCache
 from mmflow.encoders.text import AbstractTextEncoder
 
 
 @dataclass(frozen=True)
 class Encoders:
-    """An autoencoder and a text encoder."""
+    """An autoencoder and a text encoder. Held by the data module and by nothing that learns."""
 
     autoencoder: AbstractAutoencoder
     text: AbstractTextEncoder
+    _prompts: PromptCache = field(default_factory=PromptCache, init=False, repr=False, compare=False)
+
+    def load(self) -> None:
+        """Reads all weights now; ValueError if some cannot be had or are not what the configuration says."""
+        self.autoencoder.load()
+        self.text.load()
 
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """(C, t, h, w) of the latents of T x H x W pixels; ValueError if the stride does not divide them."""
         return self.autoencoder.channels, *self.autoencoder.latent_shape(frames, height, width)
 
     @torch.no_grad()
-    def encode_text(self, captions: list[str]) -> TextFeatures:
-        """Features of each caption on the host."""
-        return self.text.encode(captions)
+    def encode_text(self, prompts: list[str], device: torch.device | str = "cpu") -> TextFeatures:
+        """Features of prompts, on the host. They are kept, so that a prompt made again is not encoded again.
+
+        Args:
+            prompts: texts; an empty one is the null state.
+            device: of the model, where encoders work that are not told otherwise.
+        """
+        return self._prompts(prompts, lambda missing: self.text.encode(missing, device=device))
+
+    @torch.no_grad()
+    def encode_captions(
+        self, captions: list[str], kept: Bool[Tensor, "B E"] | None, device: torch.device | str
+    ) -> TextFeatures:
+        """Features of the captions of samples, on `device`; `kept` says which encoders see each caption."""
+        return self.text.encode(captions, kept, device)
 
     @torch.no_grad()
     def encode_pixels(self, pixels: UInt8[Tensor, "B 3 T H W"]) -> Float[Tensor, "B C t h w"]:

@@ -8,6 +8,7 @@ from typing import final
 
 import numpy as np
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from mmflow.batch import TextFeatures
@@ -16,7 +17,12 @@ WORDS = re.compile(r"\w+|[^\w\s]")
 
 
 class AbstractTextEncoder(ABC):
-    """A frozen text encoder; constructors load nothing."""
+    """One frozen text encoder or several that speak together; constructors load no weights."""
+
+    @property
+    @abstractmethod
+    def names(self) -> tuple[str, ...]:
+        """The encoders (E of them) that training can drop one by one."""
 
     @property
     @abstractmethod
@@ -29,16 +35,28 @@ class AbstractTextEncoder(ABC):
         """Width of the pooled features."""
 
     @abstractmethod
-    def encode(self, captions: list[str]) -> TextFeatures:
-        """Features of each caption; an empty caption gives the null state."""
+    def load(self) -> None:
+        """Reads the weights now, so that what is wrong with them is said before anything is trained.
+
+        Raises:
+            ValueError: if they cannot be had, or are not what the configuration says of them.
+        """
+
+    @abstractmethod
+    def encode(
+        self, captions: list[str], kept: Bool[Tensor, "B E"] | None = None, device: torch.device | str = "cpu"
+    ) -> TextFeatures:
+        """Features of each caption, fp32, on `device`.
+
+        Args:
+            captions: texts; an empty one gives the null state.
+            kept: which encoders see each caption; None is all. What none sees is in the null state.
+            device: of the model, where encoders work that are not told otherwise, and of the features.
+        """
 
     def null(self, num: int) -> TextFeatures:
-        """The unconditional state, in training and guidance alike: one zero token and zero pooled features."""
-        return TextFeatures(
-            context=torch.zeros(num, self.context_width),
-            lengths=torch.ones(num, 1, dtype=torch.int64),
-            pooled=torch.zeros(num, self.pooled_width),
-        )
+        """The unconditional state, the same in training and guidance: every part null, pooled features zero."""
+        return self.encode([""] * num, torch.zeros(num, len(self.names), dtype=torch.bool))
 
 
 @lru_cache(maxsize=100_000)
@@ -54,8 +72,8 @@ class HashedWords(AbstractTextEncoder):
     """Every word is a fixed random vector beside the sinusoid of its place: an encoder that needs no download.
 
     It knows no spelling and no meaning, so each word must be learned from the captions; an unknown word is a vector
-    that
-    the model has not met. Pooled features are the mean of the word vectors, scaled back to unit spread.
+    that the model has not met. Pooled features are the mean of the word vectors, scaled
+    back to unit spread. The null state is one zero token and zero pooled features.
 
     Args:
         width: numbers per word.
@@ -71,6 +89,10 @@ class HashedWords(AbstractTextEncoder):
         self.width, self.position_width, self.max_words = width, position_width, max_words
 
     @property
+    def names(self) -> tuple[str, ...]:
+        return ("words",)
+
+    @property
     def context_width(self) -> int:
         return self.width + self.position_width
 
@@ -78,15 +100,21 @@ class HashedWords(AbstractTextEncoder):
     def pooled_width(self) -> int:
         return self.width
 
+    def load(self) -> None:
+        """There is nothing to load."""
+
     def _positions(self, num: int) -> Tensor:
         frequencies = 0.5 ** torch.arange(self.position_width // 2, dtype=torch.float32)
         angles = torch.arange(num, dtype=torch.float32)[:, None] * frequencies * (np.pi / 2)
         return torch.cat([angles.sin(), angles.cos()], 1)
 
-    def encode(self, captions: list[str]) -> TextFeatures:
+    def encode(
+        self, captions: list[str], kept: Bool[Tensor, "B E"] | None = None, device: torch.device | str = "cpu"
+    ) -> TextFeatures:
         tokens, pooled = [], []
-        for caption in captions:
-            words = WORDS.findall(caption.casefold())[: self.max_words]
+        seen = [True] * len(captions) if kept is None else kept[:, 0].tolist()
+        for caption, is_seen in zip(captions, seen, strict=True):
+            words = WORDS.findall(caption.casefold())[: self.max_words] if is_seen else []
             if not words:
                 tokens.append(torch.zeros(1, self.context_width))
                 pooled.append(torch.zeros(self.pooled_width))
@@ -98,4 +126,4 @@ class HashedWords(AbstractTextEncoder):
             context=torch.cat(tokens) if tokens else torch.zeros(0, self.context_width),
             lengths=torch.tensor([[len(token)] for token in tokens], dtype=torch.int64).reshape(-1, 1),
             pooled=torch.stack(pooled) if pooled else torch.zeros(0, self.pooled_width),
-        )
+        ).to(device)

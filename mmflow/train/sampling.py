@@ -64,8 +64,8 @@ def make(
     shape = codec.latent_shape(first.frames, first.height, first.width)
     noise = [draws.normal(r.seed, "eps", ("prompt", r.prompt), 0, shape) for r in requests]
     z = (torch.stack(noise).to(device),)
-    text = codec.encode_text([r.prompt for r in requests])
-    null = codec.encode_text([r.negative_prompt or "" for r in requests])
+    text = codec.encode_text([r.prompt for r in requests], device)
+    null = codec.encode_text([r.negative_prompt or "" for r in requests], device)
     scale = torch.tensor(
         [sampling.guidance_scale if r.guidance_scale is None else r.guidance_scale for r in requests],
         dtype=torch.float32,

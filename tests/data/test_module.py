@@ -311,7 +311,7 @@ def test_ranks_make_every_prompt_once(tmp_path: Path) -> None:
     ]
     assert sorted(index for part in parts for index in part) == list(range(11))
     assert {len(part) for part in parts} == {3, 4}
-    with pytest.raises(ValueError, match=r"prompt 0 \('prompt 0'\), \(3, 32, 32\) pixels: 3 latent frames"):
+    with pytest.raises(ValueError, match=r"prompt 0 \('prompt 0'\) of 3 x 32 x 32 pixels: 3 latent frames"):
         attached(stage="predict", prompts=str(path), prompt_frames=3).predict_dataloader()
 
 

@@ -1,0 +1,192 @@
+"""Released autoencoders of pictures and of videos, as the diffusers library reads them."""
+
+from dataclasses import replace
+from typing import Any, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mmflow.encoders.autoencoder import AbstractAutoencoder
+from mmflow.encoders.frozen import Dtype, Frozen, Place
+from mmflow.encoders.hub import complete, explained, local, quiet, read_config, require
+from mmflow.encoders.latent_spec import LatentSpec, Numbers, latent_spec
+from mmflow.encoders.single_file import file_config, load_file
+from mmflow.encoders.statistics import read_statistics, spread
+
+
+@final
+class DiffusersAutoencoder(AbstractAutoencoder):
+    """An `AutoencoderKL`, which takes clips frame by frame, or a video autoencoder: Wan's, LTX's or CogVideoX's.
+
+    Latents are the posterior's mean, so encoding draws nothing. They are normalised by the config's own shift and
+    scale, one number or one per channel, or by measured ones.
+
+    Args:
+        path: a diffusers folder, a .safetensors file, or a repository id.
+        subfolder: of the folder or repository; `vae` in that of a whole pipeline.
+        channels: latent channels; null reads them from config.json.
+        stride: pixels per latent along (time, height, width); null likewise. With both given, building the
+            configuration asks nothing of a network; the weights must agree when they are loaded.
+        statistics: JSON of shift and scale in place of the config's own, from `tools/shards.py latent-stats`.
+        dtype: of the weights and the arithmetic; fp16 overflows in some autoencoders.
+        device: `same` as the model, `cpu`, or `offload`: on the model's device while it works, else on the host.
+        max_frames: frames that go through at once; bounds memory. A video autoencoder takes whole clips, one at least.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        subfolder: str = "",
+        channels: int | None = None,
+        stride: tuple[int, int, int] | None = None,
+        statistics: str | None = None,
+        dtype: Dtype = "fp32",
+        device: Place = "same",
+        max_frames: int = 16,
+    ) -> None:
+        if max_frames < 1:
+            raise ValueError(f"max_frames must be at least 1, got {max_frames}")
+        self.path, self.subfolder, self.statistics, self.max_frames = path, subfolder, statistics, max_frames
+        self._declared_channels, self._declared_stride = channels, stride
+        self._spec: LatentSpec | None = None
+        if channels is None or stride is None or local(path) is not None:
+            self._spec = self._read_spec()
+        self._network = Frozen(self._load, dtype, device)
+        self._shift: Numbers = 0.0
+        self._scale: Numbers = 1.0
+
+    def _read_spec(self) -> LatentSpec:
+        """What config.json says.
+
+        Raises:
+            ValueError: if that is not what was declared.
+        """
+        place = local(self.path)
+        if place is not None and place.is_file():
+            spec = latent_spec(file_config(place), self.path)
+            if not (place.parent / "config.json").is_file():
+                spec = replace(spec, shift=None, scale=None)
+        else:
+            spec = latent_spec(read_config(self.path, self.subfolder), self.path)
+        for name, declared, found in (
+            ("channels", self._declared_channels, spec.channels),
+            ("stride", self._declared_stride, spec.stride),
+        ):
+            if declared not in (None, found):
+                raise ValueError(
+                    f"the autoencoder {self.path} has {name} {found}, the configuration says {declared}: set "
+                    f"--data.autoencoder.{name} {found}, or choose another autoencoder"
+                )
+        return spec
+
+    @property
+    def channels(self) -> int:
+        channels = self._declared_channels if self._spec is None else self._spec.channels
+        assert channels is not None
+        return channels
+
+    @property
+    def stride(self) -> tuple[int, int, int]:
+        stride = self._declared_stride if self._spec is None else self._spec.stride
+        assert stride is not None
+        return stride
+
+    @property
+    def frame_step(self) -> int:
+        return self.stride[0] if self._spec is None else self._spec.frame_step
+
+    def load(self) -> None:
+        self._network.load()
+
+    def _load(self, dtype: torch.dtype) -> Any:
+        require("diffusers", "transformers")
+        import diffusers
+
+        self._spec = self._read_spec()
+        place = local(self.path)
+        if place is not None and place.is_file():
+            network, spec = load_file(place, self._spec, dtype), self._spec
+        else:
+            family: Any = getattr(diffusers, self._spec.family)
+            with quiet(diffusers), explained(self.path):
+                network, info = family.from_pretrained(
+                    self.path,
+                    subfolder=self.subfolder or None,
+                    torch_dtype=dtype,
+                    low_cpu_mem_usage=False,
+                    output_loading_info=True,
+                )
+            complete(info, self.path)
+            spec = latent_spec(dict(network.config), self.path)
+        self._shift, self._scale = self._normalisation(network, spec)
+        return network
+
+    def _normalisation(self, network: Any, spec: LatentSpec) -> tuple[Numbers, Numbers]:
+        if self.statistics is not None:
+            return read_statistics(self.statistics, spec.channels)
+        if spec.shift is not None and spec.scale is not None:
+            return spec.shift, spec.scale
+        if isinstance(getattr(network, "latents_mean", None), Tensor):
+            factor = float(network.config.scaling_factor)
+            return tuple(network.latents_mean.tolist()), tuple((factor / network.latents_std.float()).tolist())
+        raise ValueError(
+            f"{self.path}: a single file says nothing of shift and scale. Give --data.autoencoder.statistics FILE: "
+            '{"shift": 0.0609, "scale": 1.5305} are those of SD3, `python tools/shards.py latent-stats` measures them'
+        )
+
+    def encode(self, pixels: Float[Tensor, "B 3 T H W"]) -> Float[Tensor, "B C t h w"]:
+        raw = self.encode_raw(pixels)
+        return (raw - spread(self._shift, raw)) * spread(self._scale, raw)
+
+    def encode_raw(self, pixels: Float[Tensor, "B 3 T H W"]) -> Float[Tensor, "B C t h w"]:
+        """The posterior's mean as the network gives it, fp32, on the device of the pixels."""
+        shape = self.latent_shape(*pixels.shape[2:])
+        if not len(pixels):
+            return pixels.new_zeros(0, self.channels, *shape)
+        with self._network.on(pixels.device) as (network, device):
+            parts = [
+                network.encode(x.to(device, self._network.dtype)).latent_dist.mode().to(pixels.device).float()
+                for x in self._chunks(pixels, pixels.shape[2])
+            ]
+        return self._joined(parts, len(pixels))
+
+    def decode(self, latents: Float[Tensor, "B C t h w"]) -> Float[Tensor, "B 3 T H W"]:
+        frames = 1 + (latents.shape[2] - 1) * self.stride[0]
+        with self._network.on(latents.device) as (network, device):
+            raw = latents.float()
+            raw = raw / spread(self._scale, raw) + spread(self._shift, raw)
+            parts = [
+                _decoded(network, z.to(device, self._network.dtype)).to(latents.device).float()
+                for z in self._chunks(raw, frames)
+            ]
+        return self._joined(parts, len(latents))
+
+    def _is_frame_wise(self) -> bool:
+        assert self._spec is not None
+        return self._spec.frame_wise
+
+    def _chunks(self, x: Tensor, frames: int) -> list[Tensor]:
+        """Frames of at most `max_frames`, or for a video autoencoder whole clips of about that many in sum."""
+        if self._is_frame_wise():
+            return list(x.transpose(1, 2).flatten(0, 1).split(self.max_frames))
+        return list(x.split(max(1, self.max_frames // frames)))
+
+    def _joined(self, parts: list[Tensor], num: int) -> Tensor:
+        joined = torch.cat(parts)
+        return joined.unflatten(0, (num, -1)).transpose(1, 2) if self._is_frame_wise() else joined
+
+
+def _decoded(network: Any, z: Tensor) -> Tensor:
+    """Pixels of raw latents. LTX's later decoders take a time, and may add noise: at time 0 they expect none, and what
+    they add is drawn from a fixed seed, clip by clip, so that a clip is the same in every batch.
+    """
+    if not network.config.get("timestep_conditioning", False):
+        pixels: Tensor = network.decode(z).sample
+        return pixels
+    clips = []
+    for clip in z.split(1):
+        with torch.random.fork_rng([z.device] if z.device.type == "cuda" else []):
+            torch.manual_seed(0)
+            clips.append(network.decode(clip, temb=z.new_zeros(1)).sample)
+    return torch.cat(clips)
