@@ -1,28 +1,27 @@
 """Make, index and check the shards that mmflow trains on.
 
-python tools/shards.py make FOLDER OUT     a folder of pictures and clips with .txt captions -> indexed tars
+python tools/shards.py make SOURCE OUT     a folder, list, parquet or tars of pictures and clips -> indexed tars
 python tools/shards.py index PATTERN       write the index beside tars that you already have
 python tools/shards.py verify PATTERN      read and decode every sample of indexed tars
 """
 
 import argparse
 import json
+import os
 import sys
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
-
+from mmflow.data.caption import CaptionRule
 from mmflow.data.decode import UnreadableSample, check_media, decode_clip, decode_picture
-from mmflow.data.folder import CaptionRule, list_folder
-from mmflow.data.index import ShardIndex, Skipped, build_index, index_path, read_index, tar_digest, write_whole
-from mmflow.data.make import MakeOptions, claim, cut, make_shard
-from mmflow.data.manifest import Manifest, write_manifest
+from mmflow.data.index import Skipped, build_index, index_path, read_index, tar_digest, write_whole
+from mmflow.data.listing import Columns
+from mmflow.data.make import MakeOptions, Outcome, claim, cut, make_shard
+from mmflow.data.manifest import write_manifest
+from mmflow.data.pool import Advance, run_all
+from mmflow.data.recognise import list_source
+from mmflow.data.report import progress, report, say, say_totals
 from mmflow.data.shard import expand_shards, read_sample
 from mmflow.data.transform import resize_cover_crop
 
@@ -30,9 +29,16 @@ LEFT_OUT, CONTACT_SHEET = "left_out.jsonl", "contact_sheet.png"
 THUMBNAILS, THUMBNAIL = 24, 160
 """How many samples the contact sheet shows, and the longer side of each in pixels."""
 
-MAKE = """Turn a folder of pictures (jpg png webp gif bmp tiff) and clips (mp4 mov mkv webm avi) into indexed shards.
+MAKE = """Turn pictures (jpg png webp gif bmp tiff) and clips (mp4 mov mkv webm avi) into indexed shards. SOURCE is
 
-The caption of photo.jpg is photo.txt beside it. Media bytes are stored as they are. Hidden files are not looked at.
+    a folder of media             captions in photo.txt beside photo.jpg, or as "caption" in photo.json (img2dataset)
+    a folder with metadata.jsonl  or .csv: an image folder as Hugging Face has it, file_name and text
+    a csv, tsv, jsonl or parquet  a list of files, one a row; names start at the list's folder. With --start-column and
+                                  --end-column (seconds) each row is a part of a film, cut out and encoded anew (H.264)
+    a parquet with embedded files or a folder or glob of these: Hugging Face datasets
+    tars                          a folder, glob or '{00000..00009}.tar' of what img2dataset or video2dataset wrote
+
+Media bytes are stored as they are, cut parts aside. Hidden files are not looked at.
 
     OUT/00000.tar 00000.index.parquet 00000_stats.json ...   training shards
     OUT/val/...                                              validation shards, with --val-fraction
@@ -41,96 +47,113 @@ The caption of photo.jpg is photo.txt beside it. Media bytes are stored as they 
     OUT/contact_sheet.png                                    look at this first
 """
 
-console = Console()
 
-
-def make(folder: Path, out: Path, options: MakeOptions, resume: bool) -> int:
-    """Write shards of a folder, their indices and manifests, a list of what was left out and a contact sheet."""
-    items, left_out = list_folder(folder, options.rule, leave=out)
-    if not items:
-        _report(left_out)
+def make(given: argparse.Namespace) -> int:
+    """Write shards of a source, their indices and manifests, a list of what was left out and a contact sheet."""
+    source, out = given.source, given.out
+    rule = CaptionRule(given.caption, given.caption_from == "filename", given.uncaptioned == "keep")
+    columns = Columns(given.file_column, given.caption_column, given.start_column, given.end_column, given.template)
+    options = MakeOptions(rule, given.samples_per_shard, given.val_fraction)
+    listing = list_source(source, columns, rule, leave=out)
+    say(f"{source}: {listing.what}: {len(listing.items)} files to put into shards")
+    if not listing.items:
+        report(listing.skipped)
         ways = "add .txt captions, or use --caption TEXT, --caption-from filename or --uncaptioned keep"
         raise ValueError(
-            f"{folder}: no usable pictures or clips. " + (ways if left_out else "Is this the right folder?")
+            f"{source}: no usable pictures or clips. " + (ways if listing.skipped else "Is this the right folder?")
         )
-    claim(out, items, options, resume)
-    chunks = cut(out, items, options)
-    with _progress() as progress:
-        task = progress.add_task("making shards", total=len(items))
-        for chunk in chunks:
-            left_out += make_shard(chunk, lambda: progress.advance(task))
-    manifests = {place: write_manifest(place) for place in (out, out / "val") if place.is_dir()}
-    lines = "".join(json.dumps(asdict(each), ensure_ascii=False) + "\n" for each in left_out)
+    claim(out, listing.items, options, given.resume)
+    with progress() as bar:
+        task = bar.add_task("making shards", total=len(listing.items))
+        chunks = cut(out, listing.items, options)
+        made = run_all(make_shard, chunks, given.workers, lambda more: bar.advance(task, more))
+        outcome = sum(made, Outcome(skipped=tuple(listing.skipped)))
+    lines = "".join(json.dumps(asdict(each), ensure_ascii=False) + "\n" for each in outcome.skipped)
     write_whole(str(out / LEFT_OUT), lines.encode(errors="surrogateescape"))
-    _report(left_out)
+    report(outcome.skipped, outcome.formats)
+    manifests = {place: write_manifest(place) for place in (out, out / "val") if place.is_dir()}
+    if not outcome.formats:
+        raise ValueError(
+            f"{source}: none of its {len(listing.items)} media files can be read; {out / LEFT_OUT} says why"
+        )
     if not manifests[out].samples:
-        raise ValueError(f"{folder}: none of its {len(items)} media files can be read; {out / LEFT_OUT} says why")
+        raise ValueError(f"{source}: all that can be read fell into the validation part: give a smaller --val-fraction")
     _contact_sheet(out)
     for place, manifest in manifests.items():
-        _print_totals(place, manifest)
+        say_totals(place, manifest)
     if options.val_fraction and not (out / "val").is_dir():
-        console.print(f"no file fell into the validation part of {options.val_fraction:g}: too few files")
-    console.print(f"look at {escape(str(out / CONTACT_SHEET))}", soft_wrap=True)
-    train = f"python -m mmflow fit --config configs/own_data_cpu.yaml --data.train_shards {out}"
-    console.print(f"train with: {escape(train)}", soft_wrap=True)
+        say(f"no file fell into the validation part of {options.val_fraction:g}: too few files")
+    say(f"look at {out / CONTACT_SHEET}")
+    val = f" --data.val_shards {out / 'val'}" if out / "val" in manifests else ""
+    say(f"train with: python -m mmflow fit --config configs/own_data_cpu.yaml --data.train_shards {out}{val}")
     return 0
 
 
-def index(pattern: list[str]) -> int:
+def index(given: argparse.Namespace) -> int:
     """Write the index of each tar, and the manifest of each folder whose tars are all indexed."""
-    tars = expand_shards(pattern)
-    failures: dict[str, str] = {}
-    skipped: list[Skipped] = []
-    with _progress() as progress:
-        for tar in progress.track(tars, description="indexing"):
-            try:
-                skipped += build_index(tar).skipped
-            except ValueError as error:
-                failures[tar] = str(error)
-    _report(skipped)
+    tars = expand_shards(given.pattern)
+    skipped, failures = _over_tars(_index_one, tars, "indexing", given.workers)
+    report(skipped)
     for folder in sorted({Path(tar).parent for tar in tars if "://" not in tar}):
-        missing = [
-            tar for tar in map(str, folder.glob("*.tar")) if tar in failures or not Path(index_path(tar)).exists()
-        ]
+        there = [str(tar) for tar in folder.glob("*.tar")]
+        missing = [tar for tar in there if tar in failures or not Path(index_path(tar)).exists()]
         if missing:
-            console.print(f"{escape(str(folder))}: no manifest, {len(missing)} tars have no index", soft_wrap=True)
+            say(f"{folder}: no manifest, {len(missing)} tars have no index")
         else:
-            _print_totals(folder, write_manifest(folder))
+            say_totals(folder, write_manifest(folder))
     return _end(list(failures.values()))
 
 
-def verify(pattern: list[str]) -> int:
+def verify(given: argparse.Namespace) -> int:
     """Compare each tar with its index, byte for byte, and decode every sample."""
-    failures: list[str] = []
-    bad: list[Skipped] = []
-    samples = 0
-    with _progress() as progress:
-        for tar in progress.track(expand_shards(pattern), description="verifying"):
-            try:
-                shard = read_index(tar)
-                if tar_digest(tar) != shard.state.digest:
-                    raise ValueError(
-                        f"{tar}: its bytes changed since it was indexed: python tools/shards.py index {tar}"
-                    )
-            except ValueError as error:
-                failures.append(str(error))
-                continue
-            bad += _bad_samples(shard)
-            samples += len(shard)
-    _report(bad)
-    console.print(f"{samples - len(bad)} of {samples} indexed samples can be read")
-    return _end(failures + [f"{each.name}: {each.reason}: {each.detail}" for each in bad])
+    tars = expand_shards(given.pattern)
+    bad, failures = _over_tars(_verify_one, tars, "verifying", given.workers)
+    report(bad)
+    samples = sum(len(read_index(tar)) for tar in tars if tar not in failures)
+    say(f"{samples - len(bad)} of {samples} indexed samples can be read")
+    return _end([*failures.values(), *(f"{each.name}: {each.reason}: {each.detail}" for each in bad)])
 
 
-def _bad_samples(shard: ShardIndex) -> list[Skipped]:
+TarResult = tuple[list[Skipped], str | None]
+"""What of a tar is bad, and what is wrong with the tar itself."""
+
+
+def _over_tars(
+    work: Callable[[str, Advance], TarResult], tars: Sequence[str], doing: str, workers: int
+) -> tuple[list[Skipped], dict[str, str]]:
+    with progress() as bar:
+        task = bar.add_task(doing, total=len(tars))
+        results = list(run_all(work, tars, workers, lambda more: bar.advance(task, more)))
+    failures = {tar: failure for tar, (_, failure) in zip(tars, results, strict=True) if failure is not None}
+    return [each for bad, _ in results for each in bad], failures
+
+
+def _index_one(tar: str, advance: Advance) -> TarResult:
+    try:
+        return list(build_index(tar).skipped), None
+    except ValueError as error:
+        return [], str(error)
+    finally:
+        advance(1)
+
+
+def _verify_one(tar: str, advance: Advance) -> TarResult:
     bad = []
-    for row in shard.rows():
-        try:
-            media, _ = read_sample(shard.tar, row)
-            check_media(media, row.extension)
-        except UnreadableSample as error:
-            bad.append(Skipped(f"{shard.tar}: {row.key}.{row.extension}", error.reason, error.detail))
-    return bad
+    try:
+        shard = read_index(tar)
+        if tar_digest(tar) != shard.state.digest:
+            raise ValueError(f"{tar}: its bytes changed since it was indexed: python tools/shards.py index {tar}")
+        for row in shard.rows():
+            try:
+                media, _ = read_sample(tar, row)
+                check_media(media, row.extension)
+            except UnreadableSample as error:
+                bad.append(Skipped(f"{tar}: {row.key}.{row.extension}", error.reason, error.detail))
+    except ValueError as error:
+        return bad, str(error)
+    finally:
+        advance(1)
+    return bad, None
 
 
 def _contact_sheet(out: Path) -> None:
@@ -144,37 +167,12 @@ def _contact_sheet(out: Path) -> None:
     for shard, place in shown:
         row = shard.row(place)
         media, caption = read_sample(shard.tar, row)
-        four = (4, 4 / row.duration) if row.kind == "clip" else (1, 1.0)
+        four = (4, 4 / row.duration) if row.duration else (1, 1.0)
         frames = decode_picture(media) if row.kind == "picture" else decode_clip(media, *four, start=0.0)
         scale = THUMBNAIL / max(row.height, row.width)
         size = (max(1, round(row.height * scale)), max(1, round(row.width * scale)))
         thumbnails.append((resize_cover_crop(frames, size), caption))
     caption_grid(thumbnails, columns=8, scale=1).save(out / CONTACT_SHEET)
-
-
-def _progress() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console)
-
-
-def _report(left_out: Sequence[Skipped]) -> None:
-    """A table of what was left out: one line per reason, with an example."""
-    if not left_out:
-        return
-    examples = {each.reason: each for each in reversed(left_out)}
-    table = Table("left out because", "files", "for example", title="Left out")
-    for reason, number in Counter(each.reason for each in left_out).most_common():
-        example = examples[reason]
-        table.add_row(reason, str(number), escape(f"{example.name}: {example.detail}"))
-    console.print(table)
-
-
-def _print_totals(folder: Path, manifest: Manifest) -> None:
-    counts = f"{manifest.pictures} pictures and {manifest.clips} clips in {len(manifest.shards)} shards"
-    without = sum(shard.uncaptioned for shard in manifest.shards)
-    console.print(
-        f"{escape(str(folder))}: {counts}" + (f", {without} without a caption" if without else ""), soft_wrap=True
-    )
 
 
 def _end(failures: Sequence[str]) -> int:
@@ -183,39 +181,51 @@ def _end(failures: Sequence[str]) -> int:
     return 1 if failures else 0
 
 
+def _add_make(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="SOURCE", help="a folder (with all below it), a list, parquet or tars")
+    parser.add_argument("out", type=Path, metavar="OUT", help="where OUT/*.tar and OUT/val/*.tar go; made if need be")
+    lists = parser.add_argument_group("lists")
+    lists.add_argument("--file-column", metavar="NAME", help="has the files; found by its name if not given")
+    lists.add_argument(
+        "--caption-column", metavar="NAME", help="has the captions; of tars and folders: a name in the .json files"
+    )
+    lists.add_argument("--template", metavar="TEXT", help="captions with columns in braces: 'a photo of a {label}'")
+    lists.add_argument("--start-column", metavar="NAME", help="seconds of the film at which a clip begins")
+    lists.add_argument("--end-column", metavar="NAME", help="seconds of the film at which it ends")
+    ways = parser.add_argument_group("files without a caption (left out, unless)").add_mutually_exclusive_group()
+    ways.add_argument("--caption", metavar="TEXT", help="the caption of every file that has none")
+    ways.add_argument("--caption-from", choices=["filename"], help="a_red-car.jpg is captioned 'a red car'")
+    ways.add_argument("--uncaptioned", choices=["skip", "keep"], default="skip", help="keep: write them without one")
+    parser.add_argument("--samples-per-shard", type=int, default=1000, metavar="N", help="default 1000, at most 10000")
+    parser.add_argument(
+        "--val-fraction", type=float, default=0.0, metavar="F", help="share for OUT/val, by a hash of each file's name"
+    )
+    parser.add_argument("--resume", action="store_true", help="go on with a run that was broken off")
+
+
+def _add_tars(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "pattern", nargs="+", metavar="PATTERN", help="a folder, a glob, 'a/{00000..00009}.tar', or tars"
+    )
+
+
+VERBS: dict[str, tuple[Callable[[argparse.Namespace], int], Callable[[argparse.ArgumentParser], None], str, str]] = {
+    "make": (make, _add_make, "turn media and captions of any source into indexed shards", MAKE),
+    "index": (index, _add_tars, "write the index beside each tar", "Write the index beside each tar."),
+    "verify": (verify, _add_tars, "read and decode every indexed sample", "Read and decode every indexed sample."),
+}
+"""What each verb does, its arguments, and its short and long help."""
+
+
 def _parser() -> argparse.ArgumentParser:
     plain = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="tools/shards.py", description=__doc__, formatter_class=plain)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    making = verbs.add_parser(
-        "make", help="turn a folder of media and captions into indexed shards", formatter_class=plain, description=MAKE
-    )
-    making.add_argument("folder", type=Path, metavar="FOLDER", help="looked through with all its subfolders")
-    making.add_argument("out", type=Path, metavar="OUT", help="where OUT/*.tar and OUT/val/*.tar go; made if need be")
-    ways = making.add_mutually_exclusive_group()
-    ways.add_argument("--caption", metavar="TEXT", help="the caption of every file that has none")
-    ways.add_argument(
-        "--caption-from", choices=["filename"], help="a_red-car.jpg is captioned 'a red car' if it has no .txt"
-    )
-    ways.add_argument(
-        "--uncaptioned", choices=["skip", "keep"], default="skip", help="keep: write such files without a caption"
-    )
-    making.add_argument("--samples-per-shard", type=int, default=1000, help="default 1000, at most 10000")
-    making.add_argument(
-        "--val-fraction",
-        type=float,
-        default=0.0,
-        help="share of the files, chosen by a hash of their names, for OUT/val",
-    )
-    making.add_argument("--resume", action="store_true", help="go on with a run that was broken off")
-    for verb, what in (
-        ("index", "write the index beside each tar"),
-        ("verify", "read and decode every indexed sample"),
-    ):
-        parser_of_verb = verbs.add_parser(verb, help=what, description=what)
-        parser_of_verb.add_argument(
-            "pattern", nargs="+", metavar="PATTERN", help="a folder, a glob, 'a/{00000..00009}.tar', or tars"
-        )
+    for verb, (_, add_arguments, what, text) in VERBS.items():
+        of_verb = verbs.add_parser(verb, help=what, description=text, formatter_class=plain)
+        add_arguments(of_verb)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        of_verb.add_argument("--workers", type=int, default=cores, metavar="N", help="processes; default: one per core")
     return parser
 
 
@@ -223,14 +233,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The program; returns its exit code."""
     given = _parser().parse_args(arguments)
     try:
-        if given.verb != "make":
-            return {"index": index, "verify": verify}[given.verb](given.pattern)
-        rule = CaptionRule(given.caption, given.caption_from == "filename", given.uncaptioned == "keep")
-        return make(
-            given.folder, given.out, MakeOptions(rule, given.samples_per_shard, given.val_fraction), given.resume
-        )
+        if given.workers < 1:
+            raise ValueError(f"--workers {given.workers}: give at least 1")
+        return VERBS[given.verb][0](given)
     except (ValueError, OSError) as error:
         return _end([str(error)])
+    except KeyboardInterrupt:
+        return _end(["stopped. Shards that are whole are kept; make goes on with --resume"])
 
 
 if __name__ == "__main__":

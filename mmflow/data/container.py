@@ -77,3 +77,23 @@ def _vint(data: bytes, position: int) -> tuple[int | None, int]:
     width = 9 - first.bit_length()
     value = int.from_bytes(data[position : position + width], "big") & ((1 << 7 * width) - 1)
     return (None if width > 8 or value == (1 << 7 * width) - 1 else value), position + width
+
+
+_MAGIC = (
+    (b"\xff\xd8\xff", "jpg"),
+    (b"\x89PNG\r\n\x1a\n", "png"),
+    (b"GIF8", "gif"),
+    (b"BM", "bmp"),
+    (b"II*\0", "tiff"),
+    (b"MM\0*", "tiff"),
+    (b"\x1a\x45\xdf\xa3", "mkv"),
+)
+
+
+def sniff_extension(data: bytes) -> str | None:
+    """What kind of media file the first bytes are of, as the extension that it would have; None if none is known."""
+    if data[4:8] == b"ftyp":
+        return "mov" if data[8:10] == b"qt" else "mp4"
+    if data[:4] == b"RIFF":
+        return {b"WEBP": "webp", b"AVI ": "avi"}.get(data[8:12])
+    return next((extension for magic, extension in _MAGIC if data.startswith(magic)), None)

@@ -2,13 +2,17 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from mmflow.data.caption import CaptionRule
+from mmflow.data.container import sniff_extension
 from mmflow.data.decode import UnreadableSample, check_media
-from mmflow.data.folder import CaptionRule, SourceItem, in_validation
 from mmflow.data.index import Skipped, build_index, write_whole
+from mmflow.data.item import SourceItem, in_validation
+from mmflow.data.pool import Advance
 from mmflow.data.shard import SAMPLES_PER_SHARD, ShardSample, sample_key, write_shard
 
 SETTINGS = "make.json"
@@ -31,7 +35,9 @@ class MakeOptions:
 
 @dataclass(frozen=True)
 class Chunk:
-    """The files of one shard. It depends on nothing but them, so that a broken run can go on at any shard."""
+    """The files of one shard, which is made from nothing but them: so shards are made side by side, and a run that was
+    broken off can go on at any of them.
+    """
 
     tar: Path
     items: tuple[SourceItem, ...]
@@ -50,7 +56,7 @@ def claim(out: Path, items: Sequence[SourceItem], options: MakeOptions, resume: 
     """
     listing = hashlib.blake2b(digest_size=16)
     for item in items:
-        listing.update(json.dumps([item.name, item.path.stat().st_size, item.caption]).encode())
+        listing.update(json.dumps([item.name, item.version, item.caption]).encode())
     settings = {**asdict(options), "files": len(items), "listing": listing.hexdigest()}
     record = out / SETTINGS
     if any(out.glob("*.tar")) or any(out.glob("val/*.tar")):
@@ -81,36 +87,53 @@ def cut(out: Path, items: Sequence[SourceItem], options: MakeOptions) -> list[Ch
     ]
 
 
-def make_shard(chunk: Chunk, advance: Callable[[], None]) -> list[Skipped]:
-    """Write a tar, its index and last its stats, unless that was done before. Returns what was left out.
+@dataclass(frozen=True)
+class Outcome:
+    """What became of the files of one shard, or of all."""
 
-    advance  called once per file
+    formats: Counter[str] = field(default_factory=Counter)
+    """Files that went in, by what they are: "jpg picture", "mp4 clip", ..."""
+    skipped: tuple[Skipped, ...] = ()
+
+    def __add__(self, other: "Outcome") -> "Outcome":
+        return Outcome(self.formats + other.formats, self.skipped + other.skipped)
+
+
+def make_shard(chunk: Chunk, advance: Advance) -> Outcome:
+    """Write a tar, its index and last its stats, unless that was done before.
+
+    advance  called with 1 for every file
     """
     if chunk.done.exists():
-        for _ in chunk.items:
-            advance()
-        return [Skipped(**each) for each in json.loads(chunk.done.read_text())["skipped"]]
+        advance(len(chunk.items))
+        stats = json.loads(chunk.done.read_text())
+        return Outcome(Counter(stats["formats"]), tuple(Skipped(**each) for each in stats["skipped"]))
+    formats: Counter[str] = Counter()
     skipped: list[Skipped] = []
     chunk.tar.parent.mkdir(parents=True, exist_ok=True)
     for stale in chunk.tar.parent.glob(f".{chunk.tar.stem}.*.part"):  # of a run that was killed
         stale.unlink()
-    written = write_shard(chunk.tar, _samples(chunk, skipped, advance))
+    written = write_shard(chunk.tar, _samples(chunk, formats, skipped, advance))
     if written:
         build_index(chunk.tar)
-    stats = {"samples": written, "skipped": [asdict(each) for each in skipped]}
+    stats = {"samples": written, "formats": dict(formats), "skipped": [asdict(each) for each in skipped]}
     write_whole(str(chunk.done), json.dumps(stats).encode())
-    return skipped
+    return Outcome(formats, tuple(skipped))
 
 
-def _samples(chunk: Chunk, skipped: list[Skipped], advance: Callable[[], None]) -> Iterator[ShardSample]:
+def _samples(chunk: Chunk, formats: Counter[str], skipped: list[Skipped], advance: Advance) -> Iterator[ShardSample]:
     for place, item in enumerate(chunk.items):
         try:
-            data = item.path.read_bytes()
-            check_media(data, item.extension)
-            meta: dict[str, str | int | float] = {"source": item.name, "sha256": hashlib.sha256(data).hexdigest()}
-            yield ShardSample(sample_key(int(chunk.tar.stem), place), item.extension, data, item.caption, meta)
+            data = item.origin.read()
+            extension = item.extension or sniff_extension(data)
+            if extension is None:
+                raise UnreadableSample("unsupported", "its bytes are of no known kind of picture or clip")
+            header = check_media(data, extension)
+            about = {**item.about, "source": item.name, "sha256": hashlib.sha256(data).hexdigest()}
+            yield ShardSample(sample_key(int(chunk.tar.stem), place), extension, data, item.caption, about)
+            formats[f"{extension} {header.kind}"] += 1
         except UnreadableSample as error:
             skipped.append(Skipped(item.name, error.reason, error.detail))
         except OSError as error:
             skipped.append(Skipped(item.name, "io", str(error)))
-        advance()
+        advance(1)

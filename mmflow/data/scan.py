@@ -54,24 +54,24 @@ class Skipped:
 
 
 @dataclass
-class _Members:
-    """The members of one key, while a tar is scanned."""
+class Members:
+    """The members of one key."""
 
     media: tarfile.TarInfo | None = None
     caption: tarfile.TarInfo | None = None
     json: tarfile.TarInfo | None = None
 
 
-def scan_tar(stream: ByteStream) -> tuple[list[Row], list[Skipped]]:
-    """Rows and what was left out, in the order of the tar.
+def list_tar(stream: ByteStream) -> tuple[dict[str, Members], list[Skipped]]:
+    """The members of every key, and what was left out, in the order of the tar; from its headers alone.
 
-    Left out are members named with `..` or from the root, links, a second media file of one key, unreadable media and
-    captions that are not UTF-8. Other members (features, thumbnails) are passed over.
+    Left out are members named with `..` or from the root, links, and a second media file of one key. Other members
+    (features, thumbnails) are passed over.
 
     Raises:
         tarfile.TarError: if it is no plain tar, or is cut short.
     """
-    samples: dict[str, _Members] = {}
+    samples: dict[str, Members] = {}
     skipped: list[Skipped] = []
     with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r:") as tar:
         for member in tar:
@@ -79,6 +79,17 @@ def scan_tar(stream: ByteStream) -> tuple[list[Row], list[Skipped]]:
             if problem:
                 skipped.append(problem)
         _refuse_cut(stream, tar.offset)
+    return samples, skipped
+
+
+def scan_tar(stream: ByteStream) -> tuple[list[Row], list[Skipped]]:
+    """Rows and what was left out, in the order of the tar: beside what `list_tar` leaves out, unreadable media and
+    captions that are not UTF-8.
+
+    Raises:
+        tarfile.TarError: if it is no plain tar, or is cut short.
+    """
+    samples, skipped = list_tar(stream)
     rows = []
     for key, members in samples.items():
         if members.media is None:
@@ -99,7 +110,7 @@ def _refuse_cut(stream: ByteStream, end: int) -> None:
         raise tarfile.ReadError(f"no member and no end at byte {end}: cut short or damaged")
 
 
-def _file_member(samples: dict[str, _Members], member: tarfile.TarInfo) -> Skipped | None:
+def _file_member(samples: dict[str, Members], member: tarfile.TarInfo) -> Skipped | None:
     """Put a member where it belongs. As in WebDataset, a key ends at the first dot of the file's own name."""
     name = member.name.removeprefix("./")
     if name.startswith(("/", "\\")) or ".." in name.replace("\\", "/").split("/"):
@@ -112,19 +123,19 @@ def _file_member(samples: dict[str, _Members], member: tarfile.TarInfo) -> Skipp
     slot = {"txt": "caption", "json": "json"}.get(extension, "media" if extension in MEDIA_EXTENSIONS else None)
     if slot is None or not stem:
         return None
-    members = samples.setdefault(f"{folder}/{stem}" if folder else stem, _Members())
+    members = samples.setdefault(f"{folder}/{stem}" if folder else stem, Members())
     if getattr(members, slot) is not None:
         return Skipped(member.name, "duplicate", f"its key already has the {slot} {getattr(members, slot).name}")
     setattr(members, slot, member)
     return None
 
 
-def _row(stream: ByteStream, key: str, media: tarfile.TarInfo, members: _Members) -> Row:
+def _row(stream: ByteStream, key: str, media: tarfile.TarInfo, members: Members) -> Row:
     extension = media.name.rpartition(".")[2].lower()
-    header = read_header(_read(stream, media), extension)
+    header = read_header(read_member(stream, media), extension)
     caption, about = members.caption, members.json
     try:
-        text = _read(stream, caption).decode("utf-8-sig").strip() if caption else ""
+        text = read_member(stream, caption).decode("utf-8-sig").strip() if caption else ""
     except UnicodeDecodeError as error:
         raise UnreadableSample("caption_encoding", f"{key}.txt is not UTF-8: {error}") from error
     return Row(
@@ -141,6 +152,7 @@ def _row(stream: ByteStream, key: str, media: tarfile.TarInfo, members: _Members
     )
 
 
-def _read(stream: ByteStream, member: tarfile.TarInfo) -> bytes:
+def read_member(stream: ByteStream, member: tarfile.TarInfo) -> bytes:
+    """A member's bytes, by its place."""
     stream.seek(member.offset_data)
     return stream.read(member.size)

@@ -16,7 +16,7 @@ import re
 import tarfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import fsspec
 
@@ -88,19 +88,39 @@ def read_sample(tar: str, row: Row) -> tuple[bytes, str]:
     """
     media_end, caption_end = row.media_offset + row.media_size, row.caption_offset + row.caption_size
     if not row.caption_size:
-        return _read_range(tar, row.media_offset, media_end), ""
+        return read_range(tar, row.media_offset, media_end), ""
     start, end = min(row.media_offset, row.caption_offset), max(media_end, caption_end)
     if end - start <= row.media_size + row.caption_size + GAP:
-        span = _read_range(tar, start, end)
+        span = read_range(tar, start, end)
         media = span[row.media_offset - start : media_end - start]
         caption = span[row.caption_offset - start : caption_end - start]
     else:
-        media = _read_range(tar, row.media_offset, media_end)
-        caption = _read_range(tar, row.caption_offset, caption_end)
+        media = read_range(tar, row.media_offset, media_end)
+        caption = read_range(tar, row.caption_offset, caption_end)
     try:
         return media, caption.decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
         raise UnreadableSample("caption_encoding", f"{tar}: {row.key}.txt is not UTF-8: {error}") from error
+
+
+def read_range(tar: str, start: int, end: int) -> bytes:
+    """Bytes `start` to `end` of a tar at a path or a URL.
+
+    Raises:
+        UnreadableSample: missing, io or truncated.
+    """
+    read: Callable[..., bytes]
+    try:
+        files, path = fsspec.url_to_fs(tar)
+        read = files.cat_file
+        data = read(path, start=start, end=end)
+    except FileNotFoundError as error:
+        raise UnreadableSample("missing", f"{tar}: no such file") from error
+    except OSError as error:
+        raise UnreadableSample("io", f"{tar}: {error}") from error
+    if len(data) < end - start:
+        raise UnreadableSample("truncated", f"{tar} ends {end - start - len(data)} bytes before this sample does")
+    return data
 
 
 def expand_shards(pattern: str | list[str]) -> list[str]:
@@ -119,6 +139,16 @@ def expand_shards(pattern: str | list[str]) -> list[str]:
     if repeated:
         raise ValueError(f"{repeated[0]} is named twice by {patterns}: name each tar once")
     return shards
+
+
+def shard_names(tars: tuple[str, ...]) -> dict[str, str]:
+    """A name for each tar that is unique among them and says nothing of where they lie: the path below what they
+    share."""
+    parents = {str(PurePosixPath(tar).parent) for tar in tars}
+    common = (
+        parents.pop() if len(parents) == 1 else os.path.commonpath([str(PurePosixPath(tar).parent) for tar in tars])
+    )
+    return {tar: str(PurePosixPath(tar).relative_to(common).with_suffix("")) for tar in tars}
 
 
 def _expand_one(pattern: str) -> list[str]:
@@ -192,18 +222,3 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     info = tarfile.TarInfo(name)
     info.size, info.mtime, info.mode = len(data), 0, 0o644
     tar.addfile(info, io.BytesIO(data))
-
-
-def _read_range(tar: str, start: int, end: int) -> bytes:
-    read: Callable[..., bytes]
-    try:
-        files, path = fsspec.url_to_fs(tar)
-        read = files.cat_file
-        data = read(path, start=start, end=end)
-    except FileNotFoundError as error:
-        raise UnreadableSample("missing", f"{tar}: no such file") from error
-    except OSError as error:
-        raise UnreadableSample("io", f"{tar}: {error}") from error
-    if len(data) < end - start:
-        raise UnreadableSample("truncated", f"{tar} ends {end - start - len(data)} bytes before this sample does")
-    return data

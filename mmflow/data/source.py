@@ -2,12 +2,10 @@
 
 import bisect
 import hashlib
-import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
-from pathlib import PurePosixPath
 from typing import Literal, final
 
 import numpy as np
@@ -17,7 +15,7 @@ from mmflow.batch import Sample
 from mmflow.data.decode import decode_clip, decode_picture
 from mmflow.data.index import Row, read_index
 from mmflow.data.plan import Item
-from mmflow.data.shard import read_sample
+from mmflow.data.shard import read_sample, shard_names
 from mmflow.data.transform import Size, nearest_bucket, resize_cover_crop
 from mmflow.shapes.world import World
 
@@ -125,17 +123,6 @@ def held_out(key: tuple[str | int, ...], percent: float = 1.0) -> bool:
     """Whether a sample belongs to the validation part that a hash chooses where no validation shards are given."""
     digest = hashlib.blake2b("/".join(map(str, key)).encode(), digest_size=8, person=b"mmflow val").digest()
     return int.from_bytes(digest, "little") < percent / 100 * 2**64
-
-
-def shard_names(tars: tuple[str, ...]) -> dict[str, str]:
-    """A name for each tar that is unique among them and says nothing of where they lie: the path below what they
-    share.
-    """
-    parents = {str(PurePosixPath(tar).parent) for tar in tars}
-    common = (
-        parents.pop() if len(parents) == 1 else os.path.commonpath([str(PurePosixPath(tar).parent) for tar in tars])
-    )
-    return {tar: str(PurePosixPath(tar).relative_to(common).with_suffix("")) for tar in tars}
 
 
 @dataclass(frozen=True)

@@ -1,43 +1,11 @@
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
-import av
-import numpy as np
 import pytest
 from PIL import Image
+from tool import clip, contents, picture, run
 
 from mmflow.data.index import read_index
 from mmflow.data.manifest import read_manifest
-from mmflow.data.shard import expand_shards, read_sample
-
-ROOT = Path(__file__).parents[2]
-
-
-def run(*arguments: object) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    command = [sys.executable, str(ROOT / "tools" / "shards.py"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=False)
-
-
-def picture(path: Path, seed: int = 0) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 255, (24 + seed, 32, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(path)
-    return path
-
-
-def clip(path: Path) -> Path:
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=8)
-        stream.height, stream.width, stream.pix_fmt = 32, 48, "yuv420p"
-        for n in range(12):
-            frame = np.full((32, 48, 3), 20 * n, np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
-    return path
 
 
 @pytest.fixture
@@ -48,18 +16,6 @@ def folder(tmp_path):
         path.with_suffix(".txt").write_text(f"picture {n}, ünïcode [red]\n")
     clip(folder / "film.mp4").with_suffix(".txt").write_text("a clip")
     return folder
-
-
-def contents(out: Path) -> dict[str, tuple[bytes, str]]:
-    """Source name to media bytes and caption, of all shards of a folder."""
-    found = {}
-    for tar in expand_shards(str(out)):
-        for row in read_index(tar).rows():
-            with open(tar, "rb") as stream:
-                stream.seek(row.json_offset)
-                source = json.loads(stream.read(row.json_size))["source"]
-            found[source] = read_sample(tar, row)
-    return found
 
 
 def test_make_keeps_bytes_and_captions(folder, tmp_path):
@@ -206,7 +162,7 @@ def test_index_and_verify_of_tars_made_elsewhere(folder, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["make", "{none}", "{out}"], 1, "none: no such folder"),
+        (["make", "{none}", "{out}"], 1, "none: no such file or folder"),
         (["make", "{void}", "{out}"], 1, "void: no usable pictures or clips. Is this the right folder?"),
         (["make", "{mute}", "{out}"], 1, "add .txt captions, or use --caption TEXT"),
         (["make", "{rotten}", "{out}"], 1, "none of its 1 media files can be read"),
@@ -241,5 +197,5 @@ def test_bad_input(tmp_path, arguments, code, message):
 
 
 def test_help_explains():
-    assert "a folder of pictures and clips with .txt captions" in run("--help").stdout
+    assert "a folder, list, parquet or tars of pictures and clips" in run("--help").stdout
     assert "contact_sheet.png" in run("make", "--help").stdout
