@@ -34,6 +34,8 @@ def quieten() -> None:
         # The place in the data is the plan's own integer, kept by the data module.
         ".*your dataloader is not resumable.*",
         ".*The anonymous setting has no effect.*",
+        # Said in other words where the data is described.
+        ".*Total length of `list` across ranks is zero.*",
     ):
         warnings.filterwarnings("ignore", message=text)
 

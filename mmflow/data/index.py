@@ -12,8 +12,8 @@ import tarfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, astuple, dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import fsspec
 import numpy as np
@@ -62,8 +62,11 @@ class ShardIndex:
 
     def row(self, place: int) -> Row:
         """The row at a place, in the order of the tar."""
-        values: dict[str, Any] = self.table.slice(place, 1).to_pylist()[0]
-        return Row(**values)
+        return Row(*(column[place] if column.dtype == object else column[place].item() for column in self._columns))
+
+    @cached_property
+    def _columns(self) -> tuple[np.ndarray, ...]:
+        return tuple(map(self.column, self.table.column_names))
 
     def rows(self) -> Iterator[Row]:
         """All rows, in the order of the tar."""
@@ -129,10 +132,12 @@ def build_index(tar: str | Path) -> ShardIndex:
     return ShardIndex(tar, table, state, tuple(skipped))
 
 
-def read_index(tar: str | Path) -> ShardIndex:
+def read_index(tar: str | Path, check: bool = True) -> ShardIndex:
     """The index of a tar, after a look at whether the tar is still the one that was indexed.
 
     Size and time are asked of the file system; only where the time differs are 256 KiB of the tar read.
+
+    check  False leaves out that look
 
     Raises:
         ValueError: if the tar or its index is missing, or the tar has changed since.
@@ -150,7 +155,8 @@ def read_index(tar: str | Path) -> ShardIndex:
     if about.get("format") != FORMAT or table.schema.names != _SCHEMA.names:
         raise ValueError(f"{target}: index format {about.get('format')}, this mmflow reads {FORMAT}. {_way_out(tar)}")
     state = TarState(**about["state"])
-    _refuse_changed(tar, state)
+    if check:
+        _refuse_changed(tar, state)
     return ShardIndex(tar, table, state, tuple(Skipped(**each) for each in about["skipped"]))
 
 

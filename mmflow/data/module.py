@@ -10,11 +10,11 @@ from torch.utils.data import DataLoader
 from mmflow.batch import LEVELS, Batch, Conditioning, Request, Whole, request_batches
 from mmflow.data.ledger import Ledger
 from mmflow.data.legal import check_multiple, check_shape, check_shapes
-from mmflow.data.mix import Mix, shares_of
+from mmflow.data.mix import Mix, ShardGroup, shares_of
 from mmflow.data.plan import Plan
 from mmflow.data.prompts import read_prompts
 from mmflow.data.reader import Draws, ShareReader, ShareSampler
-from mmflow.data.source import AbstractSource, LevelSource
+from mmflow.data.source import AbstractSource, Framing, LevelSource
 from mmflow.data.transform import ASPECTS, buckets
 from mmflow.encoders.autoencoder import AbstractAutoencoder, RgbAutoencoder
 from mmflow.encoders.bundle import Encoders
@@ -28,7 +28,8 @@ class FlowData(pl.LightningDataModule):
 
     Args:
         world: the shapes world: the source of samples where no `train_shards` are given.
-        train_shards: a folder, glob, brace list, or a list of these, of indexed WebDataset tars (tools/shards.py).
+        train_shards: a folder, glob, brace list, or a list of these, of indexed WebDataset tars (tools/shards.py); or a
+            list of {shards, weight}, whose weights are shares of the samples.
         val_shards: likewise; without them a hash-chosen 1 % of the training samples is held out.
         clip_share: share of clips among the samples; 0 is pictures only, 1 clips only.
         batch_size: samples per optimizer step over all ranks and micro-steps.
@@ -37,6 +38,7 @@ class FlowData(pl.LightningDataModule):
         multiple: shards: height and width are multiples of this: autoencoder stride x patch size.
         frames: shards: frames of a clip.
         fps: shards: frames per second of a clip.
+        background: shards: red, green and blue (0 to 255) under what is transparent in a picture.
         autoencoder: pixels to latents and back.
         text_encoder: captions to features.
         caption_dropout: share of samples trained without their caption, for guidance. Of several text encoders each is
@@ -55,8 +57,8 @@ class FlowData(pl.LightningDataModule):
     def __init__(  # noqa: PLR0913 - the signature is the configuration
         self,
         world: World = World(),
-        train_shards: str | list[str] | None = None,
-        val_shards: str | list[str] | None = None,
+        train_shards: str | list[str] | list[ShardGroup] | None = None,
+        val_shards: str | list[str] | list[ShardGroup] | None = None,
         clip_share: float = 0.5,
         batch_size: int = 64,
         resolution: int = 256,
@@ -64,6 +66,7 @@ class FlowData(pl.LightningDataModule):
         multiple: int = 16,
         frames: int = 16,
         fps: float = 8.0,
+        background: tuple[int, int, int] = (255, 255, 255),
         autoencoder: AbstractAutoencoder = RgbAutoencoder(),
         text_encoder: AbstractTextEncoder = HashedWords(),
         caption_dropout: float = 0.1,
@@ -93,6 +96,8 @@ class FlowData(pl.LightningDataModule):
                 raise ValueError(f"data.{name} must be at least {least}, got {number}")
         if fps <= 0:
             raise ValueError(f"data.fps must be positive, got {fps}")
+        if not all(0 <= value <= 255 for value in background):
+            raise ValueError(f"data.background must be red, green and blue within 0 and 255, got {background}")
         self.encoders = Encoders(autoencoder, text_encoder)
         self.world, self.clip_share = world, clip_share
         self.is_shapes = train_shards is None
@@ -115,28 +120,25 @@ class FlowData(pl.LightningDataModule):
                 raise ValueError(f"data.resolution {resolution}, data.multiple {multiple}: {error}") from error
         self.position = 0
         self.ledger = Ledger(max_bad_fraction)
-        self.mix = Mix(world, train_shards, val_shards, clip_share, self.sizes, self.frames, self.fps, seed)
+        framing = Framing(self.sizes, self.frames, self.fps, random=True, background=background)
+        self.mix = Mix(world, train_shards, val_shards, clip_share, framing, seed)
         self._restored: dict[str, Any] | None = None
         self._train_plan: Plan | None = None
         self._train_sources: list[AbstractSource] = []
 
     def setup(self, stage: str) -> None:
-        """Opens the indexes and checks, before anything is trained, that the model can take every shape there
-        will be.
-        """
+        """Opens the indexes, and checks before training that the model can take every shape there will be."""
         self.encoders.load()
         if stage == "predict":
             return
         backbone: Any = self.trainer.lightning_module.backbone  # type: ignore[union-attr]
         check_shapes(self.mix.shapes(), self.encoders.latent_shape, backbone.check_shape)
         if stage == "fit":
-            self._train_sources, weights = self.mix.sources("train")
-            total = sum(source.size or 0 for source in self._train_sources)
-            end = None
-            if self.epochs is not None:
-                if any(source.size is None for source in self._train_sources):
-                    raise ValueError("data.epochs needs shards: the shapes world never ends. Use trainer.max_steps")
-                end = self.epochs * total
+            self._train_sources, weights = self.mix.train
+            self.ledger.size = sum(source.size or 0 for source in self._train_sources) or None
+            if self.epochs is not None and self.is_shapes:
+                raise ValueError("data.epochs needs shards: the shapes world never ends. Use trainer.max_steps")
+            end = None if self.epochs is None else self.epochs * (self.ledger.size or 0)
             self._train_plan = Plan(self._train_sources, weights, self.batch_size, end=end)
             if end is not None:
                 self._end_after(self._train_plan.num_steps(end))
@@ -211,7 +213,7 @@ class FlowData(pl.LightningDataModule):
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
         """Every validation sample at every level, cut over the ranks without repetition."""
         assert self.trainer is not None
-        sources, weights = self.mix.sources("val")
+        sources, weights = self.mix.val
         nums = shares_of(self.val_samples, sources, weights)
         if not sum(nums):
             return []

@@ -13,6 +13,7 @@ import io
 import json
 import os
 import re
+import shlex
 import tarfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -159,6 +160,8 @@ def _expand_one(pattern: str) -> list[str]:
         if not tars:
             raise ValueError(_no_tars(Path(pattern)))
         return tars
+    if Path(pattern).is_file() and not pattern.endswith(".tar"):
+        raise ValueError(f"shards {pattern!r}: no .tar. {_make_them(Path(pattern))}")
     names = _braces(pattern)
     found = [path for name in names for path in (_glob(name, "file") if _is_glob(name) else [name])]
     absent = [name for name in found if not Path(name).is_file()]
@@ -210,11 +213,17 @@ def _braces(pattern: str) -> list[str]:
 
 
 def _no_tars(folder: Path) -> str:
-    media = next((path for path in folder.rglob("*") if path.suffix[1:].lower() in MEDIA_EXTENSIONS), None)
+    known = (*MEDIA_EXTENSIONS, "parquet")
+    media = next((path for path in folder.rglob("*") if path.suffix[1:].lower() in known), None)
     if media is None:
         return f"shards {str(folder)!r}: the folder holds no .tar and no media. Is this the right folder?"
-    line = f"python tools/shards.py make {folder} {folder.resolve().name}-shards"
-    return f"shards {str(folder)!r}: the folder holds media ({media.name}, ...) but no .tar. Make them first:\n  {line}"
+    return f"shards {str(folder)!r}: the folder holds media ({media.name}, ...) but no .tar. {_make_them(folder)}"
+
+
+def _make_them(source: Path) -> str:
+    name = source.resolve().stem if source.is_file() else source.resolve().name
+    line = shlex.join(["python", "tools/shards.py", "make", str(source), f"{name}-shards"])
+    return f"Make shards of it first:\n  {line}"
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:

@@ -3,12 +3,14 @@
 import bisect
 import hashlib
 from abc import ABC, abstractmethod
+from collections import Counter
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import accumulate
 from typing import Literal, final
 
 import numpy as np
+from jaxtyping import Int
 
 from mmflow import draws
 from mmflow.batch import Sample
@@ -20,18 +22,25 @@ from mmflow.data.transform import Size, nearest_bucket, resize_cover_crop
 from mmflow.shapes.world import World
 
 Medium = Literal["picture", "clip"]
+Part = Literal["all", "train", "held_out"]
+WINDOW = 16
+"""Tars per shuffle window."""
 
 
 class AbstractSource(ABC):
     """One stream of a plan's mix.
 
     Attributes:
+        name: first part of its samples' keys.
         size: samples in one pass; None where the source never repeats.
+        uncaptioned: how many of them have no caption.
         medium: pictures or clips.
     """
 
+    name: str
     size: int | None
     medium: Medium
+    uncaptioned: int = 0
 
     @abstractmethod
     def locate(self, source: int, nth: int, position: int) -> Item:
@@ -61,14 +70,14 @@ class ShapesSource(AbstractSource):
         seed: of the world; another seed is another data set.
     """
 
-    size = None
+    name, size = "shapes", None
 
     def __init__(self, world: World, split: str, medium: Medium, seed: int) -> None:
         self.world, self.split, self.medium, self.seed = world, split, medium, seed
 
     def locate(self, source: int, nth: int, position: int) -> Item:
         frames = 1 if self.medium == "picture" else self.world.frames
-        key = ("shapes", f"{self.split}/{self.medium}", str(nth))
+        key = (self.name, f"{self.split}/{self.medium}", str(nth))
         return Item(source, nth, 0, position, key, (frames, self.world.size, self.world.size))
 
     def read(self, item: Item) -> Sample:
@@ -90,7 +99,7 @@ class ShuffledShards:
         window: shards per shuffle window; only the rows of one window are ever in memory.
     """
 
-    def __init__(self, sizes: tuple[int, ...], seed: int, name: str, window: int = 16) -> None:
+    def __init__(self, sizes: tuple[int, ...], seed: int, name: str, window: int = WINDOW) -> None:
         self.sizes, self.seed, self.name, self.window = sizes, seed, name, window
         self.total = sum(sizes)
         self._pass = lru_cache(maxsize=2)(self._shards_of_pass)
@@ -134,75 +143,106 @@ class Framing:
         frames: of a clip.
         fps: of a clip; frames are picked by time.
         random: draw the crop and the first frame anew at each visit; else the middle, as validation wants it.
+        background: red, green and blue under what is transparent.
     """
 
     sizes: tuple[Size, ...]
     frames: int
     fps: float
     random: bool
+    background: tuple[int, int, int] = (255, 255, 255)
+
+
+@dataclass(frozen=True)
+class Places:
+    """Which samples of which tars a source has: their places in the index of each."""
+
+    tars: tuple[str, ...]
+    rows: tuple[Int[np.ndarray, " _"], ...]
+    uncaptioned: int
+
+
+def choose_places(name: str, tars: tuple[str, ...], part: Part) -> dict[Medium, Places]:
+    """The pictures and the clips of shards, told from their indexes; no tar is opened.
+
+    part  `all` samples, or only those that a hash of their key puts on one side of the 1 % held out for validation
+
+    Raises:
+        ValueError: if an index is missing or stale.
+    """
+    shards = shard_names(tars)
+    chosen: dict[Medium, list[np.ndarray]] = {"picture": [], "clip": []}
+    uncaptioned: Counter[Medium] = Counter()
+    for tar in tars:
+        index = read_index(tar)
+        belongs = np.ones(len(index), dtype=bool)
+        if part != "all":
+            keys = index.column("key")
+            held = np.array([held_out((name, shards[tar], key)) for key in keys], dtype=bool)
+            belongs = held if part == "held_out" else ~held
+        for medium, rows in chosen.items():
+            rows.append(np.flatnonzero(belongs & (index.column("kind") == medium)))
+            uncaptioned[medium] += int((index.column("caption_length")[rows[-1]] == 0).sum())
+    return {medium: Places(tars, tuple(rows), uncaptioned[medium]) for medium, rows in chosen.items()}
 
 
 @final
 class ShardSource(AbstractSource):
     """Pictures or clips of indexed WebDataset shards.
 
+    A tar is opened when a sample of it is read, and never before; of the indexes only those of the shuffle window that
+    is being read, and of the one before it, are in memory.
+
     Args:
         name: first part of the samples' keys.
-        tars: the shards; each has its index beside it.
-        medium: which of their samples belong to this source.
-        part: `all` samples, or only those that a hash puts on one side of the 1 % held out for validation.
+        medium: pictures or clips.
+        places: the samples; see `choose_places`.
         framing: what becomes of them.
         seed: of order, crops and first frames.
+        window: tars per shuffle window.
     """
 
     def __init__(
-        self,
-        name: str,
-        tars: tuple[str, ...],
-        medium: Medium,
-        part: Literal["all", "train", "held_out"],
-        framing: Framing,
-        seed: int,
+        self, name: str, medium: Medium, places: Places, framing: Framing, seed: int, window: int = WINDOW
     ) -> None:
-        self.name, self.tars, self.medium, self.framing, self.seed = name, tars, medium, framing, seed
-        self._shards = shard_names(tars)
-        self._rows = [
-            [row for row in read_index(tar).rows() if row.kind == medium and self._belongs(tar, row, part)]
-            for tar in tars
-        ]
-        self.size = sum(map(len, self._rows))
-        self._order = ShuffledShards(tuple(map(len, self._rows)), seed, f"{name}/{medium}")
-        self._first = [0, *accumulate(map(len, self._rows))]
+        self.name, self.medium, self.framing, self.seed = name, medium, framing, seed
+        self._tars, self._rows = places.tars, places.rows
+        self._names = shard_names(places.tars)
+        sizes = tuple(map(len, places.rows))
+        self.size, self.uncaptioned = sum(sizes), places.uncaptioned
+        self._order = ShuffledShards(sizes, seed, f"{name}/{medium}", window)
+        self._first = [0, *accumulate(sizes)]
+        self._index = lru_cache(maxsize=2 * window)(partial(read_index, check=False))
 
-    def _key(self, tar: str, row: Row) -> tuple[str, str, str]:
-        return self.name, self._shards[tar], row.key
-
-    def _belongs(self, tar: str, row: Row, part: str) -> bool:
-        return part == "all" or held_out(self._key(tar, row)) == (part == "held_out")
+    def _find(self, place: int) -> tuple[str, Row]:
+        """The tar and the index row of this source's own address of a sample."""
+        shard = bisect.bisect_right(self._first, place) - 1
+        tar = self._tars[shard]
+        return tar, self._index(tar).row(int(self._rows[shard][place - self._first[shard]]))
 
     def locate(self, source: int, nth: int, position: int) -> Item:
-        shard, place, visit = self._order(nth)
-        row = self._rows[shard][place]
+        shard, within, visit = self._order(nth)
+        place = self._first[shard] + within
+        tar, row = self._find(place)
         frames = 1 if self.medium == "picture" else self.framing.frames
         shape = (frames, *nearest_bucket(row.height, row.width, self.framing.sizes))
-        return Item(source, self._first[shard] + place, visit, position, self._key(self.tars[shard], row), shape)
+        return Item(source, place, visit, position, (self.name, self._names[tar], row.key), shape)
 
     def read(self, item: Item) -> Sample:
-        shard = bisect.bisect_right(self._first, item.row) - 1
-        media, caption = read_sample(self.tars[shard], self._rows[shard][item.row - self._first[shard]])
+        framing = self.framing
+        media, caption = read_sample(*self._find(item.row))
         crop, start = (0.5, 0.5), 0.5
-        if self.framing.random:
+        if framing.random:
             u, v = draws.uniform(self.seed, "crop", item.key, item.visit, (2,)).tolist()
             crop, start = (u, v), float(draws.uniform(self.seed, "start_frame", item.key, item.visit))
         if self.medium == "picture":
-            frames = decode_picture(media)
+            frames = decode_picture(media, framing.background)
         else:
-            frames = decode_clip(media, self.framing.frames, self.framing.fps, start)
+            frames = decode_clip(media, framing.frames, framing.fps, start, framing.background)
         return Sample(item.key, item.visit, resize_cover_crop(frames, item.shape[1:], crop), caption)
 
     def caption(self, item: Item) -> str:
-        shard = bisect.bisect_right(self._first, item.row) - 1
-        return read_sample(self.tars[shard], self._rows[shard][item.row - self._first[shard]])[1]
+        return read_sample(*self._find(item.row))[1]
 
 
 class LevelSource:

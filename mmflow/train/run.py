@@ -129,9 +129,32 @@ class RunRecord(Callback):
             if isinstance(logger, RunCsv):
                 logger.cut_back(trainer.global_step)
 
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        if batch.closes_step and not data.is_shapes and trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            bad = {reason: n for reason, n in data.ledger.total().items() if reason != "used"}
+            numbers = {f"data/bad_{reason}": float(n) for reason, n in bad.items()}
+            pl_module.log_dict({"data/bad": float(sum(bad.values())), **numbers}, batch_size=1)
+
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        samples = data.ledger.total()
-        if trainer.is_global_zero:
-            ledger = {"position": data.position, "samples": samples}
-            write_json(Path(trainer.default_root_dir) / "ledger.json", ledger)
+        self._write_ledger(trainer, data.ledger.summary())
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        if trainer.training and trainer.global_step + data.position:
+            self._write_ledger(trainer, data.ledger.summary(all_ranks=False))  # the others may be gone
+
+    @staticmethod
+    def _write_ledger(trainer: pl.Trainer, summary: dict[str, Any]) -> None:
+        """`ledger.json`, and a line where samples could not be read."""
+        if not trainer.is_global_zero:
+            return
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        write_json(Path(trainer.default_root_dir) / "ledger.json", {"position": data.position, **summary})
+        bad = {reason: number for reason, number in summary["samples"].items() if reason != "used"}
+        if bad:
+            reasons = ", ".join(f"{number} {reason}" for reason, number in bad.items())
+            print(f"data: {sum(bad.values())} samples could not be read ({reasons}): see ledger.json", flush=True)

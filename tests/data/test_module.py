@@ -9,11 +9,14 @@ from types import SimpleNamespace
 import lightning.pytorch as pl
 import pytest
 import torch
-from media import make_shards
+from media import gradient, make_shards, picture_bytes
 
 from mmflow.batch import LEVELS, Batch, Hole, Whole
-from mmflow.data.ledger import JUDGED_FROM
+from mmflow.data.index import build_index
+from mmflow.data.ledger import JUDGED_FROM, Ledger
+from mmflow.data.mix import ShardGroup
 from mmflow.data.module import FlowData
+from mmflow.data.shard import ShardSample, write_shard
 from mmflow.model.mmdit import MMDiT
 from mmflow.shapes.world import World
 from mmflow.train.module import FlowModule
@@ -278,8 +281,10 @@ def test_the_ledger_counts_holes_by_reason_and_warns_once_each() -> None:
         for reason in ("corrupt", "corrupt", "missing"):
             data.on_after_batch_transfer(batch(3, 2, reason), 0)
     ours = [str(w.message) for w in warned if "cannot be read" in str(w.message)]
-    assert ours == ["s/0/bad 0 cannot be read (corrupt): why", "s/0/bad 0 cannot be read (missing): why"]
+    assert ours == [f"a sample cannot be read ({reason}), s/0/bad 0: why" for reason in ("corrupt", "missing")]
     assert (data.position, data.ledger.total()) == (8, {"used": 9, "corrupt": 4, "missing": 2})
+    named = ["s/0/bad 0: why", "s/0/bad 1: why"]
+    assert data.ledger.summary()["examples"] == {"corrupt": named, "missing": named}
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -287,8 +292,42 @@ def test_too_many_bad_samples_end_the_run_once_there_is_enough_to_judge() -> Non
     data = attached(max_bad_fraction=0.1)
     data.on_after_batch_transfer(batch(JUDGED_FROM - 101, 100), 0)
     data.on_after_batch_transfer(batch(1, 0), 0)  # exactly a tenth
-    with pytest.raises(RuntimeError, match=rf"101 of {JUDGED_FROM + 1} .*max_bad_fraction 0\.1: .*verify"):
+    with pytest.raises(RuntimeError, match=rf"101 of the last {JUDGED_FROM + 1} .*max_bad_fraction 0\.1: .*verify"):
         data.on_after_batch_transfer(batch(0, 1), 0)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_what_is_long_past_is_not_judged() -> None:
+    ledger = Ledger(0.01)
+    for _ in range(1000):
+        ledger.record(batch(100, 0))
+    for n in range(100):  # 100 of the last 10,000 are just allowed, however many good ones came before
+        ledger.record(batch(9, 1) if n % 10 == 0 else batch(10, 0))
+    for _ in range(9):
+        ledger.record(batch(90, 10))
+    with pytest.raises(RuntimeError, match=r"101 of the last 10000 samples"):
+        ledger.record(batch(99, 1))
+    ledger = Ledger(0.01)
+    ledger.record(batch(990, 10))
+    for _ in range(10):
+        ledger.record(batch(1000, 0))
+    for _ in range(10):  # the ten at the start no longer count
+        ledger.record(batch(990, 10))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_small_set_fails_only_when_nothing_is_left() -> None:
+    ledger = Ledger(0.01)
+    ledger.size = 50
+    for _ in range(1000):
+        ledger.record(batch(1, 9))
+    for _ in range(4):
+        ledger.record(batch(0, 10))
+    ledger.record(batch(1, 9))
+    for _ in range(4):
+        ledger.record(batch(0, 10))
+    with pytest.raises(RuntimeError, match="none of the 50 samples can be read any more"):
+        ledger.record(batch(0, 10))
 
 
 def test_prompts_take_the_run_s_size_and_seed_where_they_say_none(tmp_path: Path) -> None:
@@ -325,3 +364,60 @@ def test_previews_show_validation_captions_and_then_those_of_training(shards: st
     assert {request.prompt for request in pictures} < {f"png {n} of shard 0" for n in range(3)}
     assert clips[0].prompt == "mp4 3 of shard 0"
     assert {request.prompt for request in clips[1:]} == {f"mp4 {n} of shard {s}" for n, s in ((12, 0), (9, 1), (10, 1))}
+
+
+def weighted(tmp_path: Path, **weights: float) -> list[ShardGroup]:
+    """Groups a (8 pictures, 2 clips), b (4 pictures) and c (3 clips), those that are given a weight."""
+    sizes = {"a": ([8], [2]), "b": ([4], [0]), "c": ([0], [3])}
+    return [ShardGroup(str(make_shards(tmp_path / name, *sizes[name])), weight) for name, weight in weights.items()]
+
+
+def test_weights_are_shares_of_the_samples(tmp_path: Path) -> None:
+    """Of 60 % pictures a gets three quarters; of 40 % clips c gets two thirds."""
+    groups = weighted(tmp_path, a=3, b=1, c=6)
+    arguments = {**on_shards("x"), "train_shards": groups, "val_shards": str(tmp_path / "a")}
+    data = attached(**arguments, clip_share=0.4, batch_size=20)
+    assert data.mix.describe() == [
+        f"data: 8 pictures of {tmp_path / 'a'}, 45% of each step",
+        f"data: 4 pictures of {tmp_path / 'b'}, 15% of each step",
+        f"data: 2 clips of {tmp_path / 'a'}, 13% of each step",
+        f"data: 3 clips of {tmp_path / 'c'}, 27% of each step",
+    ]
+    items = [data._train_plan.item(position) for position in range(600)]
+    drawn = Counter((item.key[0], item.shape[0]) for item in items)
+    expected = {("shards", 1): 270, ("shards-2", 1): 90, ("shards", 4): 80, ("shards-3", 4): 160}
+    assert drawn.keys() == expected.keys()
+    assert all(abs(drawn[each] - number) <= 3 for each, number in expected.items())
+
+
+def test_weights_are_part_of_what_a_run_is(tmp_path: Path) -> None:
+    groups = weighted(tmp_path, a=1, b=1)
+    arguments = {**on_shards("x"), "val_shards": str(tmp_path / "a")}
+    state = attached(**{**arguments, "train_shards": groups}).state_dict()
+    with pytest.raises(ValueError, match=r'"weight": 1.* -> .*"weight": 2'):
+        attached(**{**arguments, "train_shards": [groups[0], ShardGroup(groups[1].shards, 2)]}).load_state_dict(state)
+
+
+def test_groups_that_make_no_sense(tmp_path: Path) -> None:
+    groups = weighted(tmp_path, a=1)
+    for shards, message in [
+        ([*groups, str(tmp_path / "a")], "without a weight"),
+        ([*groups, ShardGroup(str(tmp_path / "a" / "*.tar"))], r"00000\.tar is in two groups"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            attached(**{**on_shards("x"), "val_shards": None, "train_shards": shards})
+    for weight in (0, -1, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match="must be positive"):
+            ShardGroup("x", weight)
+
+
+def test_transparent_pictures_lie_over_the_background(tmp_path: Path) -> None:
+    image = gradient().convert("RGBA")
+    image.putalpha(0)
+    write_shard(tmp_path / "00000.tar", [ShardSample("000000000", "png", picture_bytes(image), "nothing")])
+    build_index(tmp_path / "00000.tar")
+    data = attached(**{**on_shards(str(tmp_path)), "background": (1, 2, 3)}, clip_share=0.0)
+    batch = next(iter(data.train_dataloader()))
+    assert batch.pixels[0].amax((0, 2, 3, 4)).tolist() == batch.pixels[0].amin((0, 2, 3, 4)).tolist() == [1, 2, 3]
+    with pytest.raises(ValueError, match=r"data\.background .* \(0, 0, 256\)"):
+        FlowData(background=(0, 0, 256))

@@ -10,7 +10,15 @@ from media import codes, make_shards
 from mmflow import draws
 from mmflow.data.decode import UnreadableSample
 from mmflow.data.index import read_index
-from mmflow.data.source import Framing, LevelSource, ShapesSource, ShardSource, ShuffledShards, held_out
+from mmflow.data.source import (
+    Framing,
+    LevelSource,
+    ShapesSource,
+    ShardSource,
+    ShuffledShards,
+    choose_places,
+    held_out,
+)
 from mmflow.shapes.world import World
 
 WORLD = World(size=32, frames=4)
@@ -83,7 +91,8 @@ def shards(tmp_path_factory) -> Path:
 
 
 def open_source(shards: Path, medium, part="all", framing=FRAMING, seed=0) -> ShardSource:
-    return ShardSource("shards", tuple(sorted(map(str, shards.glob("*.tar")))), medium, part, framing, seed)
+    tars = tuple(sorted(map(str, shards.glob("*.tar"))))
+    return ShardSource("shards", medium, choose_places("shards", tars, part)[medium], framing, seed)
 
 
 def first_pass(source: ShardSource) -> list:
