@@ -1,14 +1,16 @@
 """LightningCLI with this project's rules: run directories, three verbs for a run, defaults that work."""
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import Any, Literal, final
 
 import lightning.pytorch as pl
-from jsonargparse import set_parsing_settings
+from jsonargparse import Namespace, set_parsing_settings
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from mmflow.data.module import FlowData
+from mmflow.flow import formulations
 from mmflow.train.checkpoint import Checkpoints
 from mmflow.train.ema import Ema
 from mmflow.train.loggers import RunCsv, make_wandb
@@ -28,6 +30,7 @@ DEFAULT_CLASSES = {
     "model.objective.shift": "mmflow.flow.shift.ConstantShift",
     "model.optimizer": "mmflow.train.optim.AdamW",
     "model.sampling.solver": "mmflow.flow.solver.Euler",
+    "model.sampling.grid": "mmflow.flow.grid.Even",
     "data.autoencoder": "mmflow.encoders.autoencoder.RgbAutoencoder",
     "data.text_encoder": "mmflow.encoders.text.HashedWords",
 }
@@ -97,7 +100,7 @@ class MmflowCLI(LightningCLI):
 
     def __init__(self, args: list[str], for_use: bool = True) -> None:
         set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
-        self._for_use = for_use
+        self._for_use, self._args = for_use, args
         super().__init__(
             FlowModule,
             FlowData,
@@ -146,10 +149,12 @@ class MmflowCLI(LightningCLI):
         Raises:
             ValueError: if the directory is in use or unwritable, or there is no such checkpoint.
         """
-        if not self._for_use:
-            return
         command = self.config.subcommand
         config = self.config[command]
+        if config.model.formulation is not None:
+            self._write_out_formulation(config)
+        if not self._for_use:
+            return
         folder = Path(config.trainer.default_root_dir)
         if command == "fit":
             if _rank() == 0:
@@ -169,6 +174,25 @@ class MmflowCLI(LightningCLI):
                 f"{command} needs trained weights: --ckpt_path RUN (a run directory), --ckpt_path last, or "
                 "--model.init_from FILE"
             )
+
+    def _write_out_formulation(self, config: Any) -> None:
+        """Puts the parts that `model.formulation` names into `model.objective`: a run's config.yaml says one thing.
+
+        Raises:
+            ValueError: if the configuration names such parts as well, or there is no such formulation.
+        """
+        parts = ("path", "prediction", "density")
+        given = self.parser.parse_args(self._args, defaults=False)[self.config.subcommand]
+        both = [f"model.objective.{part}" for part in parts if given.get(f"model.objective.{part}") is not None]
+        if both:
+            raise ValueError(
+                f"model.formulation {config.model.formulation!r} and {', '.join(both)} say the same thing twice: "
+                "take one of them out"
+            )
+        objective = formulations.parse(config.model.formulation)
+        for part in parts:
+            config.model.objective[part] = as_config(getattr(objective, part))
+        config.model.formulation = None
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """The trainer, with this project's callbacks and loggers."""
@@ -197,6 +221,13 @@ class MmflowCLI(LightningCLI):
             config.pop(key, None)
         text: str = self._parser(self.config.subcommand).dump(config, skip_validation=True, skip_link_targets=True)
         return text
+
+
+def as_config(part: Any) -> Namespace:
+    """A frozen dataclass as a configuration names it, with all that it holds."""
+    values = {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}
+    init_args = {name: as_config(v) if dataclasses.is_dataclass(v) else v for name, v in values.items()}
+    return Namespace(class_path=f"{type(part).__module__}.{type(part).__qualname__}", init_args=Namespace(**init_args))
 
 
 def build(config: Path) -> tuple[FlowModule, FlowData]:

@@ -58,7 +58,7 @@ def test_imports_go_one_way(name: str) -> None:
 
 
 def test_flow_imports_torch_and_nothing_else() -> None:
-    standard = {"abc", "collections", "dataclasses", "functools", "math", "typing", "re", "__future__"}
+    standard = {"abc", "collections", "dataclasses", "functools", "math", "typing", "re", "difflib", "__future__"}
     for path in (ROOT / "flow").glob("*.py"):
         tops = {module.split(".")[0] for module in imports(path)}
         assert tops <= standard | {"torch", "jaxtyping", "mmflow"}, path.name

@@ -33,6 +33,13 @@ FIT = {
     "last without a checkpoint": (["--ckpt_path", "last"], ["last", "--resume auto"]),
     "a checkpoint that is not there": (["--ckpt_path", "missing.ckpt"], ["missing.ckpt"]),
     "weights that are not there": (["--model.init_from", "missing.safetensors"], ["missing.safetensors"]),
+    "unknown formulation": (["--model.formulation", "rf/cosmpa"], ["rf/cosmpa", "rf/cosmap"]),
+    "mode outside of its range": (["--model.formulation", "rf/mode(1.8)"], ["1.8", "1.7519"]),
+    "formulation and its parts": (
+        ["--model.formulation", "rf/cosmap", "--model.objective.density", "LogitNormal"],
+        ["rf/cosmap", "model.objective.density"],
+    ),
+    "guidance over no interval": (["--model.sampling.guidance_interval", "[0.7,0.2]"], ["guidance_interval", "0.7"]),
     "std of zero": (
         ["--model.objective.density", "LogitNormal", "--model.objective.density.std", "0"],
         ["std", "0"],

@@ -12,7 +12,10 @@ import torch
 from PIL import Image
 
 from mmflow import Pipeline
+from mmflow.cli import MmflowCLI, build
 from mmflow.data.decode import decode_clip
+from mmflow.flow import formulations
+from mmflow.flow.shift import ConstantShift
 from mmflow.train.loggers import wandb_id
 
 ROOT = Path(__file__).parent.parent
@@ -182,6 +185,16 @@ def test_validate_and_test_use_a_run_by_its_folder(run: Path) -> None:
     first = run / "samples" / "iid" / "00000"
     assert json.loads((first / "metadata.jsonl").read_text())["tag"] == "single_object"
     assert sorted(path.name for path in (first / "samples").iterdir()) == ["0000.png", "0001.png"]
+
+
+def test_a_formulation_is_its_parts_and_leaves_the_shift(tmp_path: Path) -> None:
+    config = ("--config", TINY, "--model.objective.shift", "ConstantShift", "--model.objective.shift.value", "3")
+    cli = MmflowCLI(["fit", *config, "--model.formulation", "edm(-1.20,1.20)"], for_use=False)
+    assert cli.model.objective == formulations.parse("edm(-1.20,1.20)", ConstantShift(3.0))
+    # What a run keeps says it in parts, and reads back as the same.
+    (tmp_path / "config.yaml").write_text(cli._yaml())
+    assert "formulation:" not in cli._yaml()
+    assert build(tmp_path / "config.yaml")[0].objective == cli.model.objective
 
 
 def test_auto_resume_starts_and_then_continues(tmp_path: Path) -> None:

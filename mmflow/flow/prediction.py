@@ -1,5 +1,6 @@
 """What the network predicts, what its error weighs, and the way back to a velocity for the solver."""
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import final
@@ -28,7 +29,16 @@ class AbstractPrediction(ABC):
     def velocity(
         self, path: AbstractPath, output: Float[Tensor, "B ..."], z_t: Float[Tensor, "B ..."], t: Float[Tensor, " B"]
     ) -> Float[Tensor, "B ..."]:
-        """dz/dt as the network's output implies it."""
+        """dz/dt as the network's output implies it, linear in output and z_t."""
+
+    def input_scale(self, path: AbstractPath, t: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
+        """What z_t is multiplied by on its way into the network."""
+        return torch.ones_like(t)
+
+    @property
+    def min_log_snr(self) -> float:
+        """The lowest log-SNR at which an output still says what the velocity is: sampling starts no lower."""
+        return -math.inf
 
 
 @final

@@ -15,8 +15,8 @@ from torch import Tensor
 
 
 def shift_time(t: Float[Tensor, "..."], alpha: Float[Tensor, "..."] | float) -> Float[Tensor, "..."]:
-    """t_m = alpha t_n / (1 + (alpha - 1) t_n) (eq 23); logit(t) moves by log(alpha). 0 and 1 stay."""
-    return alpha * t / (1 + (alpha - 1) * t)
+    """t_m = alpha t_n / (1 + (alpha - 1) t_n) (eq 23); logit(t) moves by log(alpha). 0 and 1 stay, exactly."""
+    return alpha * t / (alpha * t + (1 - t))
 
 
 class AbstractShift(ABC):

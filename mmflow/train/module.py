@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import Timer
 from torch import Tensor
 
 from mmflow.batch import Batch, Codec, Request, Whole
+from mmflow.flow import formulations
 from mmflow.flow.objective import FlowObjective
 from mmflow.metrics.level_loss import LevelLoss
 from mmflow.model.mmdit import AbstractBackbone
@@ -31,6 +32,8 @@ class FlowModule(pl.LightningModule):
     Args:
         backbone: the network to train.
         objective: path, prediction, density and shift.
+        formulation: the paper's name of path, prediction and density, such as `rf/mode(1.29)`, in place of these parts
+            of `objective`; the shift is still the objective's.
         optimizer: AdamW or Muon.
         lr_schedule: warm-up and decay.
         sampling: how pictures and clips are made for previews, scores and `predict`.
@@ -48,6 +51,7 @@ class FlowModule(pl.LightningModule):
         self,
         backbone: Callable[[], AbstractBackbone],
         objective: FlowObjective = FlowObjective(),
+        formulation: str | None = None,
         optimizer: AbstractOptimizer = AdamW(),
         lr_schedule: LrSchedule = LrSchedule(),
         sampling: Sampling = Sampling(),
@@ -58,7 +62,8 @@ class FlowModule(pl.LightningModule):
         pooled_width: int | None = None,
     ) -> None:
         super().__init__()
-        self.objective, self.optimizer_recipe, self.lr_schedule = objective, optimizer, lr_schedule
+        self.objective = objective if formulation is None else formulations.instead(objective, formulation)
+        self.optimizer_recipe, self.lr_schedule = optimizer, lr_schedule
         self.sampling, self.precision, self.init_from = sampling, precision, init_from
         with torch.device("meta"):
             self.backbone = backbone()

@@ -41,9 +41,11 @@ class Predictions(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        module: Any = pl_module
         for request, frames in outputs:
             path = write_media(self._folder(trainer) / f"{request.index:05d}", frames, data.fps)
-            self._rows.append(self._row(request, path, trainer))
+            evaluations = module.sampling.solver.evaluations(request.num_steps)
+            self._rows.append(self._row(request, path, trainer) | {"evaluations": evaluations})
 
     def _row(self, request: Request, path: Path, trainer: pl.Trainer) -> dict[str, Any]:
         return {

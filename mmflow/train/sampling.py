@@ -16,9 +16,10 @@ from jaxtyping import UInt8
 from mmflow import draws
 from mmflow.batch import Codec, Conditioning, Request, TextFeatures
 from mmflow.export import to_uint8
-from mmflow.flow.guidance import guided
+from mmflow.flow.grid import AbstractGrid, Even
+from mmflow.flow.guidance import ALWAYS, guided
 from mmflow.flow.objective import Backbone, FlowObjective
-from mmflow.flow.solver import AbstractSolver, Euler, time_grid
+from mmflow.flow.solver import AbstractSolver, Euler
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class Sampling:
         num_steps: of the solver.
         guidance_scale: classifier-free guidance; 1 is none.
         solver: of the ODE.
+        grid: how its steps are spread over the noise levels.
+        guidance_interval: shares of the noise within which there is guidance; [0, 1] is everywhere.
         precision: fp32 keeps a picture independent of its batch; bf16 is faster where the hardware has it.
         batch_size: pictures at a time; clips count as their frames, never fewer than one.
         weights: the averaged ones, where there are any, or those of the last step.
@@ -37,6 +40,8 @@ class Sampling:
     num_steps: int = 28
     guidance_scale: float = 5.0
     solver: AbstractSolver = field(default_factory=Euler)
+    grid: AbstractGrid = field(default_factory=Even)
+    guidance_interval: tuple[float, float] = ALWAYS
     precision: Literal["fp32", "bf16"] = "fp32"
     batch_size: int = 64
     weights: Literal["ema", "raw"] = "ema"
@@ -44,6 +49,9 @@ class Sampling:
     def __post_init__(self) -> None:
         if self.num_steps < 1 or self.batch_size < 1:
             raise ValueError(f"num_steps and batch_size must be at least 1, got {self.num_steps}, {self.batch_size}")
+        low, high = self.guidance_interval
+        if not 0 <= low < high <= 1:
+            raise ValueError(f"guidance_interval needs 0 <= low < high <= 1, got {low}, {high}")
 
 
 @torch.no_grad()
@@ -76,9 +84,10 @@ def make(
         Conditioning(text).to(device),
         Conditioning(TextFeatures.cat([text, null])).to(device),
         scale,
+        (sampling.guidance_interval[0], sampling.guidance_interval[1]),
     )
-    times = time_grid(objective.shift, z, first.num_steps or sampling.num_steps)
+    times = sampling.grid(objective.shift, z, first.num_steps or sampling.num_steps, objective.noise_shares)
     with torch.autocast(device.type, torch.bfloat16, enabled=sampling.precision == "bf16"):
-        (latents,) = sampling.solver(field, z, times)
+        (latents,) = sampling.solver(field, objective.start(z), times)
     pixels = codec.decode(latents.float())
     return [to_uint8(p) for p in pixels.cpu()]

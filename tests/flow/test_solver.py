@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from mmflow.flow.grid import Even
 from mmflow.flow.guidance import guided
-from mmflow.flow.shift import ConstantShift, SizeShift
-from mmflow.flow.solver import AbstractSolver, Euler, Heun, time_grid
+from mmflow.flow.shift import SizeShift
+from mmflow.flow.solver import AbstractSolver, DpmSolver2M, Euler, Heun, Midpoint
 
 Groups = tuple[Tensor, ...]
 
@@ -54,7 +55,7 @@ def test_straight_paths_are_exact_in_one_euler_step() -> None:
 
 
 def test_evaluations_are_as_stated() -> None:
-    for solver in (Euler(), Heun()):
+    for solver, expected in ((Euler(), 5), (Heun(), 9), (Midpoint(), 9), (DpmSolver2M(), 5)):
         calls = []
 
         def velocity(z: Groups, t: Tensor, calls: list[Tensor] = calls) -> Groups:
@@ -62,12 +63,13 @@ def test_evaluations_are_as_stated() -> None:
             return z
 
         solver(velocity, (torch.zeros(1, 1, 1, 1, 1, dtype=torch.float64),), times(5))
-        assert len(calls) == 5 * solver.evaluations_per_step
+        assert len(calls) == expected == solver.evaluations(5)
+        assert min(float(t) for t in calls) > 0, "clean data has no velocity"
 
 
 def test_each_sample_follows_its_own_grid() -> None:
     z = (torch.ones(1, 1, 1, 2, 2), torch.ones(1, 1, 4, 2, 2))
-    grid = time_grid(SizeShift(base_area=4), z, 10)
+    grid = Even()(SizeShift(base_area=4), z, 10)
     assert torch.allclose(grid[:, 0], torch.ones(2)) and torch.allclose(grid[:, -1], torch.zeros(2))
     assert (grid[1, 1:-1] > grid[0, 1:-1]).all()
     seen = []
@@ -78,16 +80,6 @@ def test_each_sample_follows_its_own_grid() -> None:
 
     Euler()(velocity, z, grid)
     assert torch.equal(torch.stack(seen, 1), grid[:, :-1])
-
-
-def test_a_grid_is_shifted_once() -> None:
-    grid = time_grid(ConstantShift(3.0), (torch.zeros(1, 1, 1, 1, 1),), 1000)
-    assert grid[0, 999].item() == pytest.approx(0.0029940, abs=1e-6)
-
-
-def test_no_steps_is_an_error() -> None:
-    with pytest.raises(ValueError, match="num_steps"):
-        time_grid(ConstantShift(), (torch.zeros(1, 1, 1, 1, 1),), 0)
 
 
 def test_guidance_extrapolates_per_sample_and_keeps_groups_apart() -> None:
@@ -104,3 +96,33 @@ def test_guidance_extrapolates_per_sample_and_keeps_groups_apart() -> None:
     assert out[1].flatten().tolist() == [7.0, 7.0]
     plain = guided(velocity, alone, paired, torch.ones(3))(z, torch.ones(3))
     assert plain[0].flatten().tolist() == [1.0, 2.0]
+
+
+def test_guidance_holds_within_its_interval_only() -> None:
+    z = (torch.zeros(2, 1, 1, 1, 1),)
+    sizes: list[int] = []
+
+    def velocity(groups: Groups, t: Tensor, conditioning: Tensor) -> Groups:
+        sizes.append(len(conditioning))
+        return (conditioning.view(-1, 1, 1, 1, 1),)
+
+    field = guided(velocity, torch.ones(2), torch.tensor([1.0, 1.0, 0.0, 0.0]), torch.full((2,), 3.0), (0.2, 0.7))
+    for t, expected in (([0.9, 0.9], [1, 1]), ([0.9, 0.5], [1, 3]), ([0.2, 0.7], [3, 3]), ([0.1, 0.0], [1, 1])):
+        assert field(z, torch.tensor(t))[0].flatten().tolist() == expected
+    assert sizes == [2, 4, 4, 2], "outside of the interval the null half is not computed"
+
+
+def test_dpm_solver_is_exact_where_the_data_is_known() -> None:
+    x0, eps = torch.randn(2, 3, 1, 4, 4).double(), torch.randn(2, 3, 1, 4, 4).double()
+    (out,) = DpmSolver2M()(lambda z, t: ((z[0] - x0) / t.view(-1, 1, 1, 1, 1),), (eps,), times(6, 2))
+    assert torch.allclose(out, x0)
+
+
+def test_a_step_that_stands_still_does_no_harm() -> None:
+    """Grids are cut at the lowest noise that a path has: their last steps may have no length."""
+    grid = torch.tensor([[1.0, 0.5, 0.03, 0.03, 0.03, 0.0]], dtype=torch.float64)
+    short = torch.tensor([[1.0, 0.5, 0.03, 0.0]], dtype=torch.float64)
+    z = torch.randn(1, 1, 1, 4, 4, dtype=torch.float64)
+    for solver in (Euler(), Heun(), Midpoint(), DpmSolver2M()):
+        (long,) = solver(gaussian_velocity(1.5, 0.4), (z,), grid)
+        assert torch.allclose(long, solver(gaussian_velocity(1.5, 0.4), (z,), short)[0])

@@ -12,9 +12,11 @@ from mmflow.encoders.autoencoder import RgbAutoencoder
 from mmflow.encoders.bundle import Encoders
 from mmflow.encoders.text import HashedWords
 from mmflow.export import to_uint8
+from mmflow.flow import formulations
+from mmflow.flow.grid import ReleasedSd3
 from mmflow.flow.objective import FlowObjective
 from mmflow.flow.shift import SizeShift
-from mmflow.flow.solver import Heun
+from mmflow.flow.solver import AbstractSolver, DpmSolver2M, Euler, Heun, Midpoint
 from mmflow.train.sampling import Sampling, make
 from tests.conftest import random_mmdit
 
@@ -122,3 +124,43 @@ def test_requests_of_one_shape_and_number_of_steps_go_together() -> None:
     assert sorted(batches) == [[0, 2], [1], [3], [4], [5], [6]]
     assert [b for b in ([r.index for r in x] for x in request_batches(requests, 64)) if len(b) == 3] == [[0, 2, 6]]
     assert list(request_batches([], 4)) == []
+
+
+@pytest.mark.parametrize("solver", [Euler(), Heun(), Midpoint(), DpmSolver2M()], ids=str)
+@pytest.mark.parametrize("name", ["eps/linear", "v/cos", "eps/cos", "edm(-1.20,1.20)", "edm/rf", "rf/mode(1.29)"])
+def test_every_formulation_and_solver_makes_pictures(name: str, solver: AbstractSolver) -> None:
+    objective, sampling = formulations.parse(name), replace(SAMPLING, solver=solver, num_steps=3)
+    calls: list[int] = []
+
+    def counted(z, t, conditioning):
+        calls.append(len(t))
+        return BACKBONE(z, t, conditioning)
+
+    pair = make(counted, objective, CODEC, REQUESTS[:2], sampling, CPU)
+    assert len(calls) == solver.evaluations(3)
+    assert all(picture.std() > 10 for picture in pair) and distance(pair[0], pair[1]) > 40
+    (alone,) = make(BACKBONE, objective, CODEC, REQUESTS[1:2], sampling, CPU)
+    assert distance(alone, pair[1]) <= 1
+
+
+def test_a_perfect_network_draws_the_data_whatever_the_formulation() -> None:
+    """A world of one picture: every output follows from z_t, and what comes out is that picture."""
+    picture = torch.linspace(-0.9, 0.9, 64).reshape(1, 1, 1, 8, 8).expand(1, 3, 1, 8, 8)
+    for name in formulations.grid()[::4]:
+        objective = formulations.parse(name)
+
+        def network(z, t, conditioning, of=objective):
+            a, b = (x.reshape(-1, 1, 1, 1, 1) for x in (of.path.a(t), of.path.b(t)))
+            x0 = 2.0 * picture.expand(len(t), -1, -1, -1, -1)
+            z_t = z[0] / of.prediction.input_scale(of.path, t).reshape(-1, 1, 1, 1, 1)
+            return (of.prediction.target(of.path, x0, (z_t - a * x0) / b, t),)
+
+        (made_one,) = make(network, objective, CODEC, REQUESTS[:1], SAMPLING, CPU)
+        assert distance(made_one, to_uint8(picture[0])) <= 2, name
+
+
+def test_guidance_interval_and_grid_are_settings() -> None:
+    for other in (replace(SAMPLING, guidance_interval=(0.0, 0.5)), replace(SAMPLING, grid=ReleasedSd3())):
+        assert distance(made(REQUESTS[:1], other)[0], ALONE[0]) > 1
+    with pytest.raises(ValueError, match="guidance_interval"):
+        Sampling(guidance_interval=(0.5, 0.5))
