@@ -12,7 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mmflow.model.layout import Layout
-from mmflow.model.ragged import permute_rows, ragged_attention
+from mmflow.model.ragged import permute_rows
+from mmflow.model.ragged_attention import ragged_attention
 
 Rows = Float[Tensor, "R K E"]
 ContextRows = Float[Tensor, "L K E"]
@@ -44,14 +45,12 @@ class SdpaAttention(AbstractAttention):
         if q.device.type == "cpu" and q.dtype == torch.bfloat16:
             # torch's bf16 flash kernel for CPUs runs at half the speed of explicit products (docs: README, Speed).
             each = torch.full((q.shape[0],), q.shape[1])
-            packed: Tensor = ragged_attention(*(x.flatten(0, 1) for x in (q, k, v)), each)
-            return packed.view(q.shape)
+            return ragged_attention(*(x.flatten(0, 1) for x in (q, k, v)), each).view(q.shape)
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
 
     def ragged(self, q: Rows, k: Rows, v: Rows, lengths: Int[Tensor, " B"]) -> Rows:
-        out: Tensor = ragged_attention(q, k, v, lengths)
-        return out
+        return ragged_attention(q, k, v, lengths)
 
 
 @final

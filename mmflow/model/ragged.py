@@ -11,15 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
 MANY_RUNS = 16
 """Past this many runs, one gather of a row per token beats a loop over the runs."""
-
-CHUNK = 1024
-"""Queries whose attention weights are held at a time, so that memory grows linearly with a sample's length."""
-
-aten = torch.ops.aten
 
 
 def runs(lengths: Tensor) -> Iterator[tuple[slice, slice, int, int]]:
@@ -150,93 +144,3 @@ def _permute_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 permute_rows.register_autograd(_permute_backward, setup_context=_permute_setup)
-
-
-def _heads_first(x: Tensor, b: int, n: int) -> Tensor:
-    return x.view(b, n, x.shape[1], x.shape[2]).transpose(1, 2)
-
-
-def _weights(q: Tensor, k: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(E)) of heads-first tensors (b, K, n, E)."""
-    scale: float = q.shape[-1] ** -0.5
-    return torch.softmax((q * scale) @ k.transpose(-2, -1), -1)
-
-
-@torch.library.custom_op("mmflow::ragged_attention", mutates_args=())
-def ragged_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(E)) v within each sample. q, k, v (R, K, E) -> (R, K, E).
-
-    Explicit products, which beat torch's fused kernels on a CPU for the lengths that training has there; long samples
-    go
-    through in chunks of queries. The backward recomputes the weights.
-    """
-    out = torch.empty_like(q)
-    for _, rows, b, n in runs(lengths):
-        if n:
-            qh, kh, vh = (_heads_first(x[rows], b, n) for x in (q, k, v))
-            target = _heads_first(out[rows], b, n)
-            for part, place in zip(qh.split(CHUNK, 2), target.split(CHUNK, 2), strict=True):
-                place.copy_(_weights(part, kh) @ vh)
-    return out
-
-
-@ragged_attention.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor) -> Tensor:
-    return torch.empty_like(q)
-
-
-def _chunk_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients by a chunk of queries, and its share of those by keys and values."""
-    weights = _weights(q, k)
-    dweights = grad @ v.transpose(-2, -1)
-    dscores = aten._softmax_backward_data(dweights, weights, -1, weights.dtype)
-    scale: float = q.shape[-1] ** -0.5
-    return (dscores @ k) * scale, dscores.transpose(-2, -1) @ (q * scale), weights.transpose(-2, -1) @ grad
-
-
-@torch.library.custom_op("mmflow::ragged_attention_backward", mutates_args=())
-def ragged_attention_backward(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, lengths: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of `ragged_attention` by q, k, v."""
-    grads = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-    for _, rows, b, n in runs(lengths):
-        if n:
-            gh, qh, kh, vh = (_heads_first(x[rows], b, n) for x in (grad, q, k, v))
-            dq, dk, dv = (_heads_first(x[rows], b, n) for x in grads)
-            for i, (g, part) in enumerate(zip(gh.split(CHUNK, 2), qh.split(CHUNK, 2), strict=True)):
-                values = _chunk_backward(g, part, kh, vh)
-                dq.narrow(2, i * CHUNK, part.shape[2]).copy_(values[0])
-                for target, value in ((dk, values[1]), (dv, values[2])):
-                    target.copy_(value) if i == 0 else target.add_(value)
-    return grads
-
-
-@ragged_attention_backward.register_fake
-def _(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-
-
-def _attention_setup(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs)
-
-
-def _attention_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    return *ragged_attention_backward(grad.contiguous(), *ctx.saved_tensors), None
-
-
-ragged_attention.register_autograd(_attention_backward, setup_context=_attention_setup)
-
-
-def _square_tokens(lengths: Tensor) -> int:
-    return int(lengths.square().sum())
-
-
-@register_flop_formula(torch.ops.mmflow.ragged_attention, get_raw=True)
-def _attention_flops(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor, *_: Any, **__: Any) -> int:
-    return 2 * 2 * _square_tokens(lengths) * q.shape[1] * q.shape[2]
-
-
-@register_flop_formula(torch.ops.mmflow.ragged_attention_backward, get_raw=True)
-def _attention_backward_flops(grad: Tensor, q: Tensor, *others: Tensor, **_: Any) -> int:
-    return 5 * 2 * _square_tokens(others[-1]) * q.shape[1] * q.shape[2]

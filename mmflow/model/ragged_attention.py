@@ -1,0 +1,138 @@
+"""Attention within each sample of packed tokens, as one `torch.library` op with its own backward and FLOP formula.
+
+Samples of equal length that are neighbours share one call. Two ways to the same numbers, chosen by what is faster where
+they were measured (README, Speed): torch's fused kernel for fp32 on a CPU, explicit products otherwise.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from mmflow.model.ragged import runs
+
+CHUNK = 1024
+"""Queries whose attention weights are held at a time, so that memory grows linearly with a sample's length."""
+
+aten = torch.ops.aten
+
+
+def _heads_first(x: Tensor, b: int, n: int) -> Tensor:
+    return x.view(b, n, x.shape[1], x.shape[2]).transpose(1, 2)
+
+
+def _is_fused(q: Tensor) -> bool:
+    return q.device.type == "cpu" and q.dtype in (torch.float32, torch.float64)
+
+
+def _weights(q: Tensor, k: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(E)) of heads-first tensors (b, K, n, E)."""
+    scale: float = q.shape[-1] ** -0.5
+    return torch.softmax((q * scale) @ k.transpose(-2, -1), -1)
+
+
+def ragged_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(E)) v within each sample. q, k, v (R, K, E) -> (R, K, E); lengths (B,) in host memory."""
+    out: Tensor = ragged_attention_forward(q, k, v, lengths)[0]
+    return out
+
+
+@torch.library.custom_op("mmflow::ragged_attention", mutates_args=())
+def ragged_attention_forward(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """The attention's output, and the logarithm (R, K) of each softmax's sum where the kernel is fused (else empty).
+
+    Explicit products go through long samples in chunks of queries, and their backward recomputes the weights.
+    """
+    out = torch.empty_like(q)
+    fused = _is_fused(q)
+    log_sums = q.new_empty(q.shape[:2] if fused else (0,))
+    for _, rows, b, n in runs(lengths):
+        if not n:
+            continue
+        qh, kh, vh = (_heads_first(x[rows], b, n) for x in (q, k, v))
+        target = _heads_first(out[rows], b, n)
+        if fused:
+            value, log_sum = aten._scaled_dot_product_flash_attention_for_cpu(qh, kh, vh)
+            target.copy_(value)
+            log_sums[rows].view(b, n, q.shape[1]).transpose(1, 2).copy_(log_sum)
+            continue
+        for part, place in zip(qh.split(CHUNK, 2), target.split(CHUNK, 2), strict=True):
+            place.copy_(_weights(part, kh) @ vh)
+    return out, log_sums
+
+
+@ragged_attention_forward.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(q), q.new_empty(q.shape[:2] if _is_fused(q) else (0,))
+
+
+def _explicit_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, targets: tuple[Tensor, Tensor, Tensor]) -> None:
+    """Gradients of a run by explicit products, a chunk of queries at a time; all heads first."""
+    scale: float = q.shape[-1] ** -0.5
+    dq, dk, dv = targets
+    for i, (g, part) in enumerate(zip(grad.split(CHUNK, 2), q.split(CHUNK, 2), strict=True)):
+        weights = _weights(part, k)
+        dscores = aten._softmax_backward_data(g @ v.transpose(-2, -1), weights, -1, weights.dtype)
+        dq.narrow(2, i * CHUNK, part.shape[2]).copy_((dscores @ k) * scale)
+        for target, value in (
+            (dk, dscores.transpose(-2, -1) @ (part * scale)),
+            (dv, weights.transpose(-2, -1) @ g),
+        ):
+            target.copy_(value) if i == 0 else target.add_(value)
+
+
+@torch.library.custom_op("mmflow::ragged_attention_backward", mutates_args=())
+def ragged_attention_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, log_sums: Tensor, lengths: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of `ragged_attention` by q, k, v."""
+    grads = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+    for _, rows, b, n in runs(lengths):
+        if not n:
+            continue
+        gh, qh, kh, vh, oh = (_heads_first(x[rows], b, n) for x in (grad, q, k, v, out))
+        dq, dk, dv = (_heads_first(x[rows], b, n) for x in grads)
+        if len(log_sums):
+            log_sum = log_sums[rows].view(b, n, q.shape[1]).transpose(1, 2)
+            values = aten._scaled_dot_product_flash_attention_for_cpu_backward(gh, qh, kh, vh, oh, log_sum, 0.0, False)
+            for target, value in zip((dq, dk, dv), values, strict=True):
+                target.copy_(value)
+        else:
+            _explicit_backward(gh, qh, kh, vh, (dq, dk, dv))
+    return grads
+
+
+@ragged_attention_backward.register_fake
+def _(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, log_sums: Tensor, lengths: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+
+
+def _attention_setup(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
+    q, k, v, lengths = inputs
+    out, log_sums = output
+    ctx.mark_non_differentiable(log_sums)
+    ctx.save_for_backward(q, k, v, out, log_sums, lengths)
+
+
+def _attention_backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    return *ragged_attention_backward(grad.contiguous(), *ctx.saved_tensors), None
+
+
+ragged_attention_forward.register_autograd(_attention_backward, setup_context=_attention_setup)
+
+
+def _square_tokens(lengths: Tensor) -> int:
+    return int(lengths.square().sum())
+
+
+@register_flop_formula(torch.ops.mmflow.ragged_attention, get_raw=True)
+def _attention_flops(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor, *_: Any, **__: Any) -> int:
+    return 2 * 2 * _square_tokens(lengths) * q.shape[1] * q.shape[2]
+
+
+@register_flop_formula(torch.ops.mmflow.ragged_attention_backward, get_raw=True)
+def _attention_backward_flops(grad: Tensor, q: Tensor, *others: Tensor, **_: Any) -> int:
+    return 5 * 2 * _square_tokens(others[-1]) * q.shape[1] * q.shape[2]
