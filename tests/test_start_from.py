@@ -9,9 +9,9 @@ import torch
 from mmflow.__main__ import main
 from mmflow.model.archive import write_file
 from mmflow.model.design import Design
-from mmflow.model.interop import shape_of
 from mmflow.model.mmdit import MMDiT
 from mmflow.model.publish import published
+from mmflow.model.sizes import shape_of
 from mmflow.train.weights import load_weights
 from tests.test_bad_input import refused_fit
 from tests.test_cli import TINY

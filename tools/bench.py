@@ -21,8 +21,9 @@ from rich.table import Table
 from torch import Tensor
 
 from mmflow.batch import Conditioning, TextFeatures
-from mmflow.model.block import NORM_EPS, Stream
+from mmflow.model.block import Stream
 from mmflow.model.mmdit import MMDiT
+from mmflow.model.segments import NORM_EPS
 
 WIDTHS = {"context_width": 128, "pooled_width": 96}
 

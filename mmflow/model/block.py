@@ -1,117 +1,18 @@
 """One MM-DiT block: two streams with their own weights that meet in attention (paper section 4, Fig 2)."""
 
-from dataclasses import dataclass
 from typing import Literal, final
 
-import torch
 import torch.nn.functional as F  # noqa: N812
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from mmflow.model.attention import AbstractAttention, joint_attention
+from mmflow.model.clips import ClipAttention, Clips
+from mmflow.model.heads import HEAD_WIDTH, HeadNorm, Rotation, SelfAttention, turned
 from mmflow.model.layout import Layout
-from mmflow.model.ragged import affine_rows, gate_rows
-
-NORM_EPS = 1e-6
-HEAD_WIDTH = 64
+from mmflow.model.segments import Segments, normalise
 
 Rows = Float[Tensor, "R D"]
-
-
-@dataclass(frozen=True)
-class Rotation:
-    """Cosine and sine of each row's rotary angles."""
-
-    cos: Float[Tensor, "R 1 _"]
-    sin: Float[Tensor, "R 1 _"]
-
-    def __call__(self, x: Float[Tensor, "R K E"]) -> Float[Tensor, "R K E"]:
-        """Every pair (x_i, x_(i + E/2)) turned by its angle: q . k then depends on the difference of two places."""
-        cos, sin = self.cos.to(x.dtype), self.sin.to(x.dtype)
-        a, b = x.chunk(2, -1)
-        return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
-
-
-@dataclass(frozen=True)
-class Segments:
-    """Which rows of a packed stream belong to which sample."""
-
-    lengths: Int[Tensor, " B"]
-    dense: bool
-
-    def modulate(self, x: Rows, shift: Float[Tensor, "B D"], scale: Float[Tensor, "B D"]) -> Rows:
-        """LayerNorm without affine, then x (1 + scale) + shift per sample."""
-        return self.affine(normalise(x), shift, scale)
-
-    def affine(self, x: Rows, shift: Float[Tensor, "B D"], scale: Float[Tensor, "B D"]) -> Rows:
-        """x (1 + scale) + shift per sample."""
-        shift, scale = shift.to(x.dtype), scale.to(x.dtype)
-        if self.dense:
-            b = len(self.lengths)
-            return (x.view(b, -1, x.shape[-1]) * (1 + scale[:, None]) + shift[:, None]).view_as(x)
-        out: Tensor = affine_rows(x, shift, scale, self.lengths)
-        return out
-
-    def gated_add(self, x: Rows, y: Rows, gate: Float[Tensor, "B D"]) -> Rows:
-        """x + gate y per sample."""
-        y, gate = y.to(x.dtype), gate.to(x.dtype)
-        if self.dense:
-            b, d = len(self.lengths), x.shape[-1]
-            return (x.view(b, -1, d) + gate[:, None] * y.view(b, -1, d)).view_as(x)
-        out: Tensor = gate_rows(x, y.contiguous(), gate, self.lengths)
-        return out
-
-    def attend(
-        self, attention: AbstractAttention, q: Float[Tensor, "R K E"], k: Tensor, v: Tensor
-    ) -> Float[Tensor, "R K E"]:
-        """Attention within each sample over the rows of this one stream."""
-        if self.dense:
-            b = len(self.lengths)
-            return attention.dense(*(x.view(b, -1, *x.shape[1:]) for x in (q, k, v))).flatten(0, 1)
-        return attention.ragged(q, k, v, self.lengths)
-
-
-def normalise(x: Rows) -> Rows:
-    """LayerNorm without affine."""
-    return F.layer_norm(x, x.shape[-1:], eps=NORM_EPS)
-
-
-def turned(q: Tensor, k: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor]:
-    """Queries and keys after their rotation, if there is one."""
-    return (q, k) if rotation is None else (rotation(q), rotation(k))
-
-
-class HeadNorm(nn.Module):
-    """RMSNorm over the width of a head with a learnable scale: keeps attention logits bounded (section 5.3.2)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(HEAD_WIDTH))
-
-    def forward(self, x: Float[Tensor, "R K E"]) -> Float[Tensor, "R K E"]:
-        # The weight is cast on purpose: an fp32 weight on a bf16 input leaves torch's fused path.
-        return F.rms_norm(x, x.shape[-1:], self.weight.to(x.dtype), NORM_EPS)
-
-
-class SelfAttention(nn.Module):
-    """Attention of a stream's tokens among themselves, within each sample."""
-
-    def __init__(self, width: int, *, qk_norm: bool) -> None:
-        super().__init__()
-        self.num_heads = width // HEAD_WIDTH
-        self.qkv = nn.Linear(width, 3 * width)
-        self.norm_q = HeadNorm() if qk_norm else nn.Identity()
-        self.norm_k = HeadNorm() if qk_norm else nn.Identity()
-        self.proj = nn.Linear(width, width)
-
-    def forward(
-        self, x: Rows, segments: Segments, attention: AbstractAttention, rotation: Rotation | None = None
-    ) -> Rows:
-        """Projected outputs of modulated tokens."""
-        q, k, v = self.qkv(x).view(len(x), 3, self.num_heads, HEAD_WIDTH).unbind(1)
-        q, k = turned(self.norm_q(q), self.norm_k(k), rotation)
-        out: Tensor = self.proj(segments.attend(attention, q, k, v).flatten(1))
-        return out
 
 
 @final
@@ -203,8 +104,11 @@ class MMDiTBlock(nn.Module):
         mlp_ratio: hidden width of the MLPs over D.
         last: the context stream is read a last time.
         dual: the visual stream has an attention of its own as well (MMDiT-X).
+        over_time: clips go through the block frame group by frame group, and then attend over all of them.
         gelu: how the MLPs' GELU is computed.
     """
+
+    over_time: ClipAttention | None
 
     def __init__(
         self,
@@ -214,9 +118,11 @@ class MMDiTBlock(nn.Module):
         mlp_ratio: int,
         last: bool = False,
         dual: bool = False,
+        over_time: bool = False,
         gelu: Literal["tanh", "erf"] = "tanh",
     ) -> None:
         super().__init__()
+        self.over_time = ClipAttention(width, qk_norm=qk_norm) if over_time else None
         self.context = Stream(width, qk_norm=qk_norm, mlp_ratio=mlp_ratio, last=last, gelu=gelu)
         self.visual = Stream(width, qk_norm=qk_norm, mlp_ratio=mlp_ratio, dual=dual, gelu=gelu)
 
@@ -228,8 +134,19 @@ class MMDiTBlock(nn.Module):
         layout: Layout,
         attention: AbstractAttention,
         rotation: Rotation | None = None,
+        clips: Clips | None = None,
     ) -> tuple[Float[Tensor, "N D"], Float[Tensor, "L D"]]:
-        """Both streams after the block; y is the conditioning vector of each sample, `rotation` the visual tokens'."""
+        """Both streams after the block.
+
+        Args:
+            visual: rows of the visual stream.
+            context: rows of the context stream.
+            y: conditioning vector of each sample of `layout`.
+            layout: where the samples lie.
+            attention: the backend.
+            rotation: of the visual tokens' queries and keys.
+            clips: which rows attend over time, where the block has such an attention.
+        """
         visual_rows = Segments(layout.visual, layout.dense)
         context_rows = Segments(layout.context, layout.dense)
         visual_mods, context_mods = self.visual.modulations(y), self.context.modulations(y)
@@ -242,6 +159,8 @@ class MMDiTBlock(nn.Module):
         )
         visual = self.visual.add_attention(visual, visual_out, visual_rows, visual_mods)
         visual = self.visual.add_own(visual, normed, visual_rows, visual_mods, attention, rotation)
+        if self.over_time is not None and clips is not None:
+            visual = self.over_time(visual, y, clips, attention)
         visual = self.visual.add_mlp(visual, visual_rows, visual_mods)
         if not self.context.last:
             context = self.context.add_attention(context, context_out, context_rows, context_mods)

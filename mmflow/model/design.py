@@ -14,6 +14,9 @@ class Design:
         position_table: side, in patches, of a stored square table of positions that each sample crops at its centre, as
             the released models do; null computes positions by the formula that the released tables were made by. The
             two differ where a side has an odd number of patches: the crop is then half a patch off the centre.
+        temporal: `joint` is one attention over all tokens of a clip and its caption. `added` is the paper's (section
+            5.3.3): frame groups go through the blocks as pictures do, each with its own copy of the caption, and a new
+            attention over all visual tokens of the clip follows in every block, behind a gate that starts at zero.
         rotary: rotates queries and keys of the visual tokens by their place, beside the positions that are added. A
             small model then sees its neighbours from the first step on, and needs a quarter fewer steps.
         embedding_std: spread of the first weights of the embeddings of t and of pooled text. DiT's 0.02 is made for
@@ -24,6 +27,7 @@ class Design:
 
     dual_attention_blocks: int = 0
     position_table: int | None = None
+    temporal: Literal["joint", "added"] = "joint"
     rotary: bool = False
     embedding_std: float = 0.02
     gelu: Literal["tanh", "erf"] = "tanh"
@@ -38,6 +42,8 @@ class Design:
             raise ValueError(f"design.dual_attention_blocks must lie in 0..{depth}, got {self.dual_attention_blocks}")
         if self.embedding_std <= 0:
             raise ValueError(f"design.embedding_std must be positive, got {self.embedding_std}")
+        if self.temporal == "added" and video_patch_size is None:
+            raise ValueError("design.temporal added is for clips: set video_patch_size")
         if self.position_table is None:
             return
         if self.position_table < 1:

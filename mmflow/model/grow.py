@@ -96,10 +96,12 @@ def find_way(model: nn.Module, state: Weights, name: str, shapes: Weights) -> Wa
         return _widened(name, shapes[name], state[name], model)
     if name.startswith("video_patchifier."):
         return _inflated(name, shapes, model)
-    if name.endswith(("norm_q.weight", "norm_k.weight")):
-        return Way("RMSNorm on queries and keys, with weight one", True, lambda found, first: first)
     if ".own." in name:
         return Way("second attention, behind a zero gate", True, lambda found, first: first)
+    if ".over_time." in name:
+        return Way("attention over time, behind a zero gate", True, lambda found, first: first)
+    if name.endswith(("norm_q.weight", "norm_k.weight")):
+        return Way("RMSNorm on queries and keys, with weight one", True, lambda found, first: first)
     if name == "position_table":
         return Way("position table by the formula", True, lambda found, first: first)
     return None

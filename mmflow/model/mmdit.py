@@ -1,19 +1,23 @@
 """MM-DiT, the paper's multimodal diffusion transformer (section 4), for bags of pictures and clips of any shape."""
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import Literal, final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mmflow.batch import Conditioning, Groups
 from mmflow.model.attention import make_attention
-from mmflow.model.block import HEAD_WIDTH, HeadNorm, MMDiTBlock, Rotation, Segments, Stream
+from mmflow.model.block import MMDiTBlock, Stream
+from mmflow.model.clips import ClipAttention, Clips, context_copies
 from mmflow.model.design import Design
 from mmflow.model.embed import PooledEmbedding, TimeEmbedding, plane_positions, rotary_angles
+from mmflow.model.heads import HEAD_WIDTH, HeadNorm, Rotation
 from mmflow.model.layout import Layout
 from mmflow.model.patchify import Patchifier
+from mmflow.model.segments import Segments
 
 
 class AbstractBackbone(nn.Module, ABC):
@@ -103,6 +107,7 @@ class MMDiT(AbstractBackbone):
                 mlp_ratio=4,
                 last=i == depth - 1,
                 dual=i < design.dual_attention_blocks,
+                over_time=design.temporal == "added",
                 gelu=design.gelu,
             )
             for i in range(depth)
@@ -127,7 +132,7 @@ class MMDiT(AbstractBackbone):
                 nn.init.ones_(module.weight)
             elif isinstance(module, TimeEmbedding | PooledEmbedding):
                 embeddings += [module.first, module.second]
-            elif isinstance(module, Stream):
+            elif isinstance(module, Stream | ClipAttention):
                 zeroed.append(module.modulation)
         for linear in embeddings:
             nn.init.normal_(linear.weight, std=self.design.embedding_std)
@@ -149,7 +154,10 @@ class MMDiT(AbstractBackbone):
 
     def drop_clips(self) -> None:
         """Leaves a model of pictures: removes what only clips go through."""
-        self.video_patchifier = None
+        self.video_patchifier, self.design = None, replace(self.design, temporal="joint")
+        for block in self.blocks:
+            assert isinstance(block, MMDiTBlock)
+            block.over_time = None
 
     def patchifier(self, frames: int) -> Patchifier:
         """The one for latents of that many frames.
@@ -190,40 +198,65 @@ class MMDiT(AbstractBackbone):
         text = conditioning.text
         for x in z:
             self.check_shape(*x.shape[2:])
-        tokens = [self.patchifier(x.shape[2]).tokenise(x, self.position_table) for x in z]
-        lengths = torch.tensor([x.shape[1] for x in tokens for _ in range(len(x))], dtype=torch.int64)
-        layout = Layout.build(lengths, text.lengths.sum(1), t.device)
+        joint = self.design.temporal == "joint"
+        tokens = [self.patchifier(x.shape[2]).tokenise(x, self.position_table, timed=joint) for x in z]
+        frames = self._frame_groups(z)
+        lengths = torch.tensor([x.shape[1] for x in tokens for _ in range(len(x))], dtype=torch.int64) // frames
+        words = text.lengths.sum(1)
+        layout = Layout.build(lengths.repeat_interleave(frames), words.repeat_interleave(frames), t.device)
         dtype = self.context_embedding.weight.dtype
         visual = torch.cat([x.flatten(0, 1) for x in tokens]) if tokens else t.new_zeros(0, self.width, dtype=dtype)
         context = self.context_embedding(text.context.to(dtype))
         y = self.time_embedding(t) + self.pooled_embedding(text.pooled)
-        rotation = self._rotation(z) if self.design.rotary else None
+        copies = context_copies(words, frames, t.device)
+        if copies is not None:
+            context = context.index_select(0, copies)
+            y = y.repeat_interleave(frames.to(t.device), 0, output_size=int(frames.sum()))
+        rotation = self._rotation(z, timed=joint)
+        clips = Clips.build(frames, lengths, self.width, t.device)
+        clips = None if clips is None else clips.rotated(self._rotation(z, timed=True))
         for block in self.blocks:
-            visual, context = block(visual, context, y, layout, self.attention, rotation)
+            visual, context = block(visual, context, y, layout, self.attention, rotation, clips)
         shift, scale = self.final_modulation(nn.functional.silu(y)).chunk(2, 1)
         visual = Segments(layout.visual, layout.dense).modulate(visual, shift, scale)
-        return self._outputs(visual, tokens, z)
+        return self._outputs(visual, tokens, z, self._idle(z, clips))
 
-    def _rotation(self, z: Groups) -> Rotation | None:
-        """Of all visual tokens, group by group; None for an empty bag."""
+    def _frame_groups(self, z: Groups) -> Int[Tensor, " B"]:
+        """How many pictures each sample is to the blocks: one, or as many as a clip has frame groups."""
+        joint = self.design.temporal == "joint"
+        groups = [1 if joint else x.shape[2] // self.patchifier(x.shape[2]).patch[0] for x in z]
+        return torch.tensor([n for n, x in zip(groups, z, strict=True) for _ in range(len(x))], dtype=torch.int64)
+
+    def _rotation(self, z: Groups, timed: bool) -> Rotation | None:
+        """Of all visual tokens, group by group; None for an empty bag, or for a model that does not rotate.
+
+        Args:
+            z: the bag.
+            timed: whether a token turns with its frame; where frame groups are pictures, each is at frame 0.
+        """
+        if not self.design.rotary or not z:
+            return None
         angles = []
         for x in z:
             t, h, w = x.shape[2:]
-            each = rotary_angles(self.patchifier(t).grid((t, h, w)), HEAD_WIDTH, x.device)
-            angles.append(each.repeat(len(x), 1))
-        if not angles:
-            return None
+            frames, rows, columns = self.patchifier(t).grid((t, h, w))
+            each = rotary_angles((frames if timed else 1, rows, columns), HEAD_WIDTH, x.device)
+            angles.append(each.repeat(len(x) * (1 if timed else frames), 1))
         joined = torch.cat(angles)[:, None]
         return Rotation(joined.cos(), joined.sin())
 
-    def _outputs(self, visual: Float[Tensor, "N D"], tokens: list[Tensor], z: Groups) -> Groups:
-        """Each group's rows through its patchifier; the patchifiers that had none add their zero."""
+    def _idle(self, z: Groups, clips: Clips | None) -> Tensor | float:
+        """A zero that depends on what the bag does not go through, so that gradients meet on every rank."""
         used = [self.patchifier(x.shape[2]) for x in z]
-        idle = sum((p.idle() for p in self.patchifiers if p not in used), visual.new_zeros((), dtype=torch.float32))
+        idle = [p.idle() for p in self.patchifiers if p not in used]
+        if clips is None and self.design.temporal == "added":
+            idle += [m.idle() for m in self.modules() if isinstance(m, ClipAttention)]
+        return sum(idle) if idle else 0.0
+
+    def _outputs(self, visual: Float[Tensor, "N D"], tokens: list[Tensor], z: Groups, idle: Tensor | float) -> Groups:
+        """Each group's rows through its patchifier."""
         outputs = []
-        for rows, x, source, patchifier in zip(
-            visual.split([x.shape[0] * x.shape[1] for x in tokens]), tokens, z, used, strict=True
-        ):
+        for rows, x, source in zip(visual.split([x.shape[0] * x.shape[1] for x in tokens]), tokens, z, strict=True):
             t, h, w = source.shape[2:]
-            outputs.append(patchifier.detokenise(rows.view(x.shape), (t, h, w)).float() + idle)
+            outputs.append(self.patchifier(t).detokenise(rows.view(x.shape), (t, h, w)).float() + idle)
         return tuple(outputs)

@@ -68,22 +68,29 @@ class Patchifier(nn.Module):
         return t, h, w
 
     def positions(
-        self, shape: tuple[int, int, int], table: Float[Tensor, "m m D"] | None, device: torch.device
+        self, grid: tuple[int, int, int], table: Float[Tensor, "m m D"] | None, timed: bool, device: torch.device
     ) -> Float[Tensor, "N D"]:
-        """Positions of the tokens of latents of that (T, H, W): cut from a table, or by the paper's formula."""
-        frames, *plane = self.grid(shape)
-        grid = plane[0], plane[1]
+        """Positions of a grid of tokens: cut from a table, or by the paper's formula; those of time if `timed`."""
+        frames, *rest = grid
         if table is not None:
-            return over_time(centre_crop(table, grid), frames)
-        base = self.base_size / self.patch[1], self.base_size / self.patch[2]
-        return over_time(plane_positions(grid, base, self.width, device), frames)
+            plane = centre_crop(table, (rest[0], rest[1]))
+        else:
+            base = self.base_size / self.patch[1], self.base_size / self.patch[2]
+            plane = plane_positions((rest[0], rest[1]), base, self.width, device)
+        return over_time(plane, frames) if timed else plane.flatten(0, 1).repeat(frames, 1)
 
     def tokenise(
-        self, z: Float[Tensor, "B C T H W"], table: Float[Tensor, "m m D"] | None = None
+        self, z: Float[Tensor, "B C T H W"], table: Float[Tensor, "m m D"] | None = None, timed: bool = True
     ) -> Float[Tensor, "B N D"]:
-        """Tokens with their positions added, in the dtype of the weights."""
+        """Tokens with their positions added, in the dtype of the weights.
+
+        Args:
+            z: latents of one shape.
+            table: of positions; None for the paper's formula.
+            timed: whether a token's frame is among its positions; frames are then told apart from the first on.
+        """
         t, h, w = z.shape[2:]
-        positions = self.positions((t, h, w), table, z.device)
+        positions = self.positions(self.grid((t, h, w)), table, timed, z.device)
         tokens: Tensor = self.embed(to_patches(z, self.patch).to(self.embed.weight.dtype))
         return tokens + positions.to(tokens.dtype)
 

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from mmflow.model.archive import Outgoing
-from mmflow.model.interop import published_shapes, without_memory
+from mmflow.model.interop import without_memory
 from mmflow.model.layouts import PREFIX, LayoutName, Rule, Shape, rules
+from mmflow.model.sizes import published_shapes
 
 
 def published(

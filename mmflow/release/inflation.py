@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from mmflow.batch import Conditioning, TextFeatures
-from mmflow.model.interop import shape_of
 from mmflow.model.layouts import rules
 from mmflow.model.mmdit import MMDiT
+from mmflow.model.sizes import shape_of
 from mmflow.train.weights import check_weights, load_weights, start_weights
 
 TOLERANCE = 1e-6

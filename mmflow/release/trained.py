@@ -9,9 +9,9 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from mmflow.model.interop import shape_of
 from mmflow.model.layouts import Shape
 from mmflow.model.mmdit import MMDiT
+from mmflow.model.sizes import shape_of
 from mmflow.release.card import Facts
 from mmflow.train.stock import obstacles, text_layout, verdict
 from mmflow.train.weights import check_weights, find_checkpoint, load_checkpoint, load_weights

@@ -7,8 +7,9 @@ import torch
 import yaml
 
 from mmflow.model.archive import Outgoing, write_folder
-from mmflow.model.interop import shape_of, without_memory
+from mmflow.model.interop import without_memory
 from mmflow.model.mmdit import MMDiT
+from mmflow.model.sizes import shape_of
 from mmflow.release.card import describe, header, readme, write_json
 from mmflow.release.trained import Trained
 

@@ -32,8 +32,14 @@ def _network(backbone: Any) -> list[str]:
     if not isinstance(backbone, MMDiT):
         return [f"backbone {type(backbone).__name__}: they know the MM-DiT with two sets of weights"]
     found = []
+    if backbone.design.rotary:
+        found.append("rotary positions: they add positions to the tokens and turn nothing")
+    if backbone.design.gelu != "tanh":
+        found.append(f"gelu {backbone.design.gelu}: they compute the tanh approximation")
     if backbone.video_patchifier is not None:
-        found.append(f"3D patchifier {backbone.video_patchifier.patch}: they make pictures only")
+        found.append(
+            f"3D patchifier {backbone.video_patchifier.patch}: they make pictures only (--pictures-only exports them)"
+        )
     return found
 
 

@@ -11,9 +11,10 @@ from mmflow.batch import Conditioning
 from mmflow.model.archive import write_file
 from mmflow.model.design import Design
 from mmflow.model.grow import grown_shapes, start_from
-from mmflow.model.interop import open_released, shape_of
+from mmflow.model.interop import open_released
 from mmflow.model.mmdit import MMDiT
 from mmflow.model.publish import published
+from mmflow.model.sizes import shape_of
 from tests.conftest import features, random_mmdit
 
 
@@ -42,7 +43,7 @@ def test_a_second_attention_changes_nothing_at_first() -> None:
     large, said = started(base, random_mmdit(design=Design(dual_attention_blocks=1)))
     assert torch.equal(run(large, PICTURES)[0], run(base, PICTURES)[0])
     assert any("grown: modulation of a second attention, zero (2 tensors" in line for line in said)
-    assert any("new: second attention, behind a zero gate (4 tensors" in line for line in said)
+    assert any("new: second attention, behind a zero gate (6 tensors" in line for line in said)
 
 
 def test_qk_norm_is_added_with_weight_one() -> None:
@@ -96,6 +97,45 @@ def test_a_clip_of_unlike_frames_is_their_mean_to_an_inflated_model() -> None:
     clip = torch.randn(1, 3, 2, 8, 8)
     mean = run(base, clip.mean(2, keepdim=True))[0]
     torch.testing.assert_close(run(large, clip)[0], mean.repeat(1, 1, 2, 1, 1), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("rotary", [False, True])
+def test_the_paper_s_way_starts_as_the_picture_model_frame_group_by_frame_group(rotary: bool) -> None:
+    base = random_mmdit(video_patch_size=None, design=Design(rotary=rotary))
+    large, said = started(base, random_mmdit(design=Design(temporal="added", rotary=rotary)))
+    clip = torch.randn(1, 3, 6, 8, 8, generator=torch.Generator().manual_seed(1))
+    text, t = Conditioning(features([5])), torch.tensor([0.4])
+    (out,) = large((clip,), t, text)
+    largest = out.abs().max().item()
+    for i in range(0, 6, 2):
+        (expected,) = base((clip[:, :, i : i + 2].mean(2, keepdim=True),), t, text)
+        torch.testing.assert_close(out[:, :, i : i + 2], expected.repeat(1, 1, 2, 1, 1), atol=2e-6 * largest, rtol=0)
+    assert any("new: attention over time, behind a zero gate (16 tensors" in line for line in said)
+    # Once the gate opens, frame groups see each other; pictures still do not go through it.
+    pictures = run(large, PICTURES)[0]
+    for name, parameter in large.named_parameters():
+        if ".over_time." in name:
+            parameter.data = torch.randn(parameter.shape) * 0.1
+    changed = clip.clone()
+    changed[:, :, 4:] += 1
+    before, after = (large((z,), t, text)[0] for z in (clip, changed))
+    assert (before - out).abs().max() > 1e-2 and (after - before)[:, :, :4].abs().max() > 1e-3
+    assert torch.equal(run(large, PICTURES)[0], pictures) and torch.equal(pictures, run(base, PICTURES)[0])
+    large.drop_clips()
+    assert large.state_dict().keys() == base.state_dict().keys()
+    assert torch.equal(run(large, PICTURES)[0], pictures)
+
+
+def test_frame_groups_are_told_apart_in_the_attention_over_time() -> None:
+    """Positions in time stand there: frame groups in another order are another clip."""
+    model = random_mmdit(design=Design(temporal="added"))
+    for name, parameter in model.named_parameters():
+        parameter.data *= 4 if ".over_time." in name else 1
+    clip, t, text = torch.randn(1, 3, 4, 8, 8), torch.tensor([0.4]), Conditioning(features([5]))
+    (out,) = model((clip,), t, text)
+    swapped = torch.cat([clip[:, :, 2:], clip[:, :, :2]], 2)
+    (back,) = model((swapped,), t, text)
+    assert (torch.cat([back[:, :, 2:], back[:, :, :2]], 2) - out).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)

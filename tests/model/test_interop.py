@@ -13,10 +13,11 @@ from torch import Tensor
 from mmflow.model import archive
 from mmflow.model.archive import Archive, Entry, write_file, write_folder
 from mmflow.model.design import Design
-from mmflow.model.interop import check_tensors, infer_shape, open_released, shape_of, transformer_config
+from mmflow.model.interop import check_tensors, open_released, transformer_config
 from mmflow.model.layouts import PREFIX, LayoutName, Shape
 from mmflow.model.mmdit import MMDiT
 from mmflow.model.publish import published
+from mmflow.model.sizes import infer_shape, shape_of
 from tests.model.published_keys import RELEASES, mmditx
 
 LAYOUTS: tuple[LayoutName, ...] = ("diffusers", "single-file")

@@ -117,6 +117,8 @@ def test_a_position_table_is_the_formula_s_and_ends_where_it_ends() -> None:
 def test_impossible_designs(design: Design, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         random_mmdit(design=design)
+    with pytest.raises(ValueError, match="set video_patch_size"):
+        random_mmdit(design=Design(temporal="added"), video_patch_size=None)
     with pytest.raises(ValueError, match=r"\(2, 4, 4\) must end in 2, 2"):
         random_mmdit(design=Design(position_table=8), video_patch_size=(2, 4, 4))
 

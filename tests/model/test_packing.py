@@ -47,6 +47,7 @@ DESIGNS = {
     "plain": Design(),
     "dual": Design(dual_attention_blocks=1, position_table=9),
     "rotary": Design(dual_attention_blocks=1, rotary=True, gelu="erf"),
+    "added": Design(temporal="added", rotary=True),
 }
 
 
@@ -84,17 +85,19 @@ def test_neighbours_do_not_matter_but_the_caption_does() -> None:
     assert not torch.allclose(first[0], third[0], atol=1e-2)
 
 
-def test_a_bag_of_none_still_reaches_every_parameter() -> None:
-    model = random_mmdit()
+@pytest.mark.parametrize("design", ["plain", "added"])
+def test_a_bag_of_none_still_reaches_every_parameter(design: str) -> None:
+    model = random_mmdit(design=DESIGNS[design])
     (out,) = model((torch.zeros(0, 3, 1, 8, 8),), torch.zeros(0), Conditioning(features([])))
     out.sum().backward()
     assert out.shape == (0, 3, 1, 8, 8)
     assert [n for n, p in model.named_parameters() if p.grad is None] == []
 
 
+@pytest.mark.parametrize("design", ["plain", "added"])
 @pytest.mark.parametrize("shape", [PICTURE, CLIP])
-def test_pictures_alone_and_clips_alone_reach_every_parameter(shape: tuple[int, int, int]) -> None:
-    model = random_mmdit()
+def test_pictures_alone_and_clips_alone_reach_every_parameter(shape: tuple[int, int, int], design: str) -> None:
+    model = random_mmdit(design=DESIGNS[design])
     (out,) = model((torch.randn(2, 3, *shape),), torch.rand(2), Conditioning(features([2, 3])))
     out.sum().backward()
     assert [n for n, p in model.named_parameters() if p.grad is None] == []

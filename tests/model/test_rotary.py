@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from mmflow.batch import Conditioning
-from mmflow.model.block import Rotation
 from mmflow.model.design import Design
 from mmflow.model.embed import rotary_angles
+from mmflow.model.heads import Rotation
 from tests.conftest import features, random_mmdit
 
 

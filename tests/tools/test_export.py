@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from diffusers import DiffusionPipeline
 from safetensors import safe_open
 
@@ -83,8 +84,13 @@ def test_refusals(runs: Path, tmp_path: Path, capsys: Said) -> None:
     assert status == 1 and "has no config.yaml" in said
 
 
-def test_the_inflation_is_proved(runs: Path, capsys: Said) -> None:
+def test_the_inflation_is_proved(runs: Path, tmp_path: Path, capsys: Said) -> None:
     status, said = run(capsys, runs / "clips", "--verify-inflation")
+    assert status == 0 and said.count("ok ") == 3, said
+    config = yaml.safe_load((runs / "clips" / "config.yaml").read_text())
+    config["model"]["backbone"]["init_args"]["design"]["temporal"] = "added"
+    (tmp_path / "added.yaml").write_text(yaml.safe_dump(config))
+    status, said = run(capsys, tmp_path / "added.yaml", "--verify-inflation")
     assert status == 0 and said.count("ok ") == 3, said
     status, said = run(capsys, runs / "pictures", "--verify-inflation")
     assert status == 1 and "nothing was inflated" in said
