@@ -219,7 +219,10 @@ class MmflowCLI(LightningCLI):
         config = self.config[self.config.subcommand].clone()
         for key in ("ckpt_path", "resume", "config"):
             config.pop(key, None)
-        text: str = self._parser(self.config.subcommand).dump(config, skip_validation=True, skip_link_targets=True)
+        # A null is kept: left out, it would come back as the default.
+        text: str = self._parser(self.config.subcommand).dump(
+            config, skip_validation=True, skip_link_targets=True, skip_none=False
+        )
         return text
 
 

@@ -36,9 +36,12 @@ def test_pictures_then_larger_ones_then_clips(tmp_path: Path, capfd: Said) -> No
     assert f"weights of {tmp_path / 'small'}" in said and "new: RMSNorm on queries and keys, with weight one" in said
     said = fit(capfd, tmp_path / "video", *larger, "--model.init_from", tmp_path / "large")
     assert "grown: 3D patchifier of 4 frames from the 2D one" in said
+    first_frame = (f"{BACKBONE}.design.known", "true")
+    said = fit(capfd, tmp_path / "known", *larger, *first_frame, "--model.init_from", tmp_path / "video")
+    assert "grown: input for known parts: columns of zeros for mask and known latents (2 tensors" in said
     # Two steps at a learning rate that warms up leave the body near where it was.
     body = "blocks.0.visual.qkv.weight"
-    chain = [load_weights(f"{tmp_path / name}@raw")[body] for name in ("small", "large", "video")]
+    chain = [load_weights(f"{tmp_path / name}@raw")[body] for name in ("small", "large", "video", "known")]
     for before, after in pairwise(chain):
         assert 0 < (after - before).norm() < 0.1 * before.norm()
 

@@ -1,6 +1,7 @@
 """The frozen networks of a run as one thing: what training, previews, sampling and scoring need beside the model."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Float, UInt8
@@ -9,6 +10,17 @@ from torch import Tensor
 from mmflow.batch import TextFeatures
 from mmflow.encoders.autoencoder import AbstractAutoencoder
 from mmflow.encoders.cache import PromptCache
+from mmflow.encoders.diffusers_autoencoder import DiffusersAutoencoder
+from mmflow.encoders.joint_text import JointTextEncoder
+from mmflow.encoders.stock import (
+    Components,
+    StockCall,
+    autoencoder_obstacles,
+    stock_call,
+    text_obstacles,
+    write_autoencoder,
+    write_text,
+)
 from mmflow.encoders.text import AbstractTextEncoder
 
 
@@ -28,6 +40,21 @@ class Encoders:
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """(C, t, h, w) of the latents of T x H x W pixels; ValueError if the stride does not divide them."""
         return self.autoencoder.channels, *self.autoencoder.latent_shape(frames, height, width)
+
+    def stock_obstacles(self) -> list[str]:
+        """Why the stock SD3 programs cannot read prompts and decode latents as these do; empty if they can."""
+        return [*autoencoder_obstacles(self.autoencoder), *text_obstacles(self.text)]
+
+    def write_stock(self, folder: Path) -> tuple[Components, StockCall]:
+        """The folders of a StableDiffusion3Pipeline beside its transformer, and how to call it.
+
+        Raises:
+            ValueError: if it cannot hold them.
+        """
+        if not isinstance(self.autoencoder, DiffusersAutoencoder) or not isinstance(self.text, JointTextEncoder):
+            raise ValueError("; ".join(self.stock_obstacles()))
+        parts = write_autoencoder(self.autoencoder, folder) | write_text(self.text, folder)
+        return parts, stock_call(self.text)
 
     @torch.no_grad()
     def encode_text(self, prompts: list[str], device: torch.device | str = "cpu") -> TextFeatures:

@@ -96,8 +96,18 @@ class DiffusersAutoencoder(AbstractAutoencoder):
     def frame_step(self) -> int:
         return self.stride[0] if self._spec is None else self._spec.frame_step
 
+    @property
+    def spec(self) -> LatentSpec | None:
+        """What its config says; None where all was declared and nothing has been read yet."""
+        return self._spec
+
     def load(self) -> None:
         self._network.load()
+
+    def loaded(self) -> tuple[Any, Numbers, Numbers]:
+        """The network, on the host, with the shift and scale that its latents are normalised by."""
+        network = self._network.load()
+        return network, self._shift, self._scale
 
     def _load(self, dtype: torch.dtype) -> Any:
         require("diffusers", "transformers")

@@ -68,6 +68,11 @@ class ClipEncoder:
             )
         return width
 
+    def folder(self, part: Literal["text_encoder", "tokenizer"]) -> tuple[str, str]:
+        """(folder or repository id, subfolder) of the network or of its tokenizer."""
+        network = self._network
+        return network.path, network.subfolder if part == "text_encoder" else network.tokenizer_subfolder
+
     def load(self) -> None:
         """Reads the weights; ValueError if they cannot be had or have another width than the declared."""
         self._widths()
@@ -123,6 +128,11 @@ class T5Encoder:
         )
         self._declared, self.max_length = width, max_length
         self.width = _checked_width(self._network, "d_model", None) if width is None else width
+
+    def folder(self, part: Literal["text_encoder", "tokenizer"]) -> tuple[str, str]:
+        """(folder or repository id, subfolder) of the network or of its tokenizer."""
+        network = self._network
+        return network.path, network.subfolder if part == "text_encoder" else network.tokenizer_subfolder
 
     def load(self) -> None:
         """Reads the weights; ValueError if they cannot be had or have another width than the declared."""

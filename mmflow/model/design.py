@@ -17,6 +17,8 @@ class Design:
         temporal: `joint` is one attention over all tokens of a clip and its caption. `added` is the paper's (section
             5.3.3): frame groups go through the blocks as pictures do, each with its own copy of the caption, and a new
             attention over all visual tokens of the clip follows in every block, behind a gate that starts at zero.
+        known: takes what is given of a sample beside z_t: [z_t, mask, known latents] on the channels, as diffusers' SD3
+            inpainting has them. The mask is 1 where the model generates; where nothing is given it is 1 beside zeros.
         rotary: rotates queries and keys of the visual tokens by their place, beside the positions that are added. A
             small model then sees its neighbours from the first step on, and needs a quarter fewer steps.
         embedding_std: spread of the first weights of the embeddings of t and of pooled text. DiT's 0.02 is made for
@@ -28,6 +30,7 @@ class Design:
     dual_attention_blocks: int = 0
     position_table: int | None = None
     temporal: Literal["joint", "added"] = "joint"
+    known: bool = False
     rotary: bool = False
     embedding_std: float = 0.02
     gelu: Literal["tanh", "erf"] = "tanh"

@@ -108,6 +108,9 @@ def find_way(model: nn.Module, state: Weights, name: str, shapes: Weights) -> Wa
 
 
 def _widened(name: str, found: Tensor, target: Tensor, model: MMDiT) -> Way | None:
+    if model.design.known and name.endswith("_patchifier.embed.weight") and _lacks_known(found, target, model):
+        title = "input for known parts: columns of zeros for mask and known latents"
+        return Way(title, False, lambda f, _: _more_columns(f[name], target.shape[1]))
     if found.shape[1:] != target.shape[1:] and name != "position_table":
         return None
     if name == "position_table" and found.shape[2] == target.shape[2] and len(found) < len(target):
@@ -119,6 +122,17 @@ def _widened(name: str, found: Tensor, target: Tensor, model: MMDiT) -> Way | No
 
 def _padded(x: Tensor, rows: int) -> Tensor:
     return torch.cat([x, x.new_zeros(rows - len(x), *x.shape[1:])])
+
+
+def _lacks_known(found: Tensor, target: Tensor, model: MMDiT) -> bool:
+    """Whether a patchifier's weight is the target's but for the columns of mask and known latents."""
+    whole = 2 * model.in_channels + 1
+    return len(found) == len(target) and found.shape[1] * whole == target.shape[1] * model.in_channels
+
+
+def _more_columns(x: Tensor, columns: int) -> Tensor:
+    # Columns are ordered by channel first, and the new channels stand behind the latents'.
+    return torch.cat([x, x.new_zeros(len(x), columns - x.shape[1])], 1)
 
 
 def _framed(found: Weights, formula: Tensor) -> Tensor:
@@ -175,6 +189,14 @@ def _inflated(name: str, shapes: Weights, model: MMDiT) -> Way | None:
     source = f"picture_patchifier.{tail}"
     if source not in shapes or video.patch[1:] != model.picture_patchifier.patch[1:]:
         return None
-    channels = video.embed.in_features // (video.patch[0] * video.patch[1] * video.patch[2])
+    columns = shapes["picture_patchifier.embed.weight"].shape[1]
+    channels = columns // (video.patch[1] * video.patch[2])
+    if columns != model.picture_patchifier.embed.in_features and channels != model.in_channels:
+        return None
     title = f"3D patchifier of {video.patch[0]} frames from the 2D one: average in, repeat out"
-    return Way(title, False, lambda found, _: inflate(found[source], tail, channels, video.patch))
+
+    def make(found: Weights, first: Tensor) -> Tensor:
+        made = inflate(found[source], tail, channels, video.patch)
+        return _more_columns(made, first.shape[1]) if tail == "embed.weight" else made
+
+    return Way(title, False, make)

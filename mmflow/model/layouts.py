@@ -25,7 +25,7 @@ class Shape:
     Attributes:
         depth: number of blocks.
         width: model width D.
-        in_channels: channels that the patches are cut from.
+        in_channels: channels that the patches are cut from; 2 C + 1 with a mask and known latents.
         out_channels: channels of the output.
         patch_size: height and width of a patch.
         context_width: width of the context tokens.

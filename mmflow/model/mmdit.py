@@ -15,6 +15,7 @@ from mmflow.model.clips import ClipAttention, Clips, context_copies
 from mmflow.model.design import Design
 from mmflow.model.embed import PooledEmbedding, TimeEmbedding, plane_positions, rotary_angles
 from mmflow.model.heads import HEAD_WIDTH, HeadNorm, Rotation
+from mmflow.model.inputs import beside_known
 from mmflow.model.layout import Layout
 from mmflow.model.patchify import Patchifier
 from mmflow.model.segments import Segments
@@ -93,9 +94,10 @@ class MMDiT(AbstractBackbone):
         self.context_width, self.pooled_width = context_width, pooled_width
         self.width = HEAD_WIDTH * depth
         self.attention = make_attention(attention)
-        self.picture_patchifier = Patchifier(in_channels, self.width, (1, patch_size, patch_size), base_size)
+        more = in_channels + 1 if design.known else 0
+        self.picture_patchifier = Patchifier(in_channels, self.width, (1, patch_size, patch_size), base_size, more)
         self.video_patchifier = (
-            None if video_patch_size is None else Patchifier(in_channels, self.width, video_patch_size, base_size)
+            None if video_patch_size is None else Patchifier(in_channels, self.width, video_patch_size, base_size, more)
         )
         self.time_embedding = TimeEmbedding(self.width)
         self.pooled_embedding = PooledEmbedding(pooled_width, self.width)
@@ -190,16 +192,17 @@ class MMDiT(AbstractBackbone):
             conditioning: text features of each sample.
 
         Raises:
-            ValueError: if a shape cannot be cut into patches, or known latents are given (this model has no input for
-                them).
+            ValueError: if a shape cannot be cut into patches, or known latents are given to a model that has no input
+                for them.
         """
-        if conditioning.known is not None:
-            raise ValueError("this model has no input for known latents: Conditioning.known must be None")
+        if conditioning.known is not None and not self.design.known:
+            raise ValueError("this model has no input for known latents: set --model.backbone.design.known true")
         text = conditioning.text
         for x in z:
             self.check_shape(*x.shape[2:])
         joint = self.design.temporal == "joint"
-        tokens = [self.patchifier(x.shape[2]).tokenise(x, self.position_table, timed=joint) for x in z]
+        inputs = beside_known(z, conditioning.known) if self.design.known else z
+        tokens = [self.patchifier(x.shape[2]).tokenise(x, self.position_table, timed=joint) for x in inputs]
         frames = self._frame_groups(z)
         lengths = torch.tensor([x.shape[1] for x in tokens for _ in range(len(x))], dtype=torch.int64) // frames
         words = text.lengths.sum(1)

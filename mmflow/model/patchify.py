@@ -40,16 +40,17 @@ class Patchifier(nn.Module):
         width: model width D.
         patch: (t, h, w) of a patch in latent units; t=1 is the 2D patchifier, t>1 the 3D one.
         base_size: latent height and width at the training resolution, the origin of the position grid.
+        more: channels that come in beside the latents.
     """
 
-    def __init__(self, channels: int, width: int, patch: tuple[int, int, int], base_size: int) -> None:
+    def __init__(self, channels: int, width: int, patch: tuple[int, int, int], base_size: int, more: int = 0) -> None:
         super().__init__()
         if min(patch) < 1:
             raise ValueError(f"patch sizes must be at least 1, got {patch}")
         self.patch, self.base_size, self.width = patch, base_size, width
-        features = channels * patch[0] * patch[1] * patch[2]
-        self.embed = nn.Linear(features, width)
-        self.project = nn.Linear(width, features)
+        volume = patch[0] * patch[1] * patch[2]
+        self.embed = nn.Linear((channels + more) * volume, width)
+        self.project = nn.Linear(width, channels * volume)
 
     def grid(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
         """Tokens along (time, height, width) of latents of that (T, H, W).

@@ -54,25 +54,27 @@ def picture_model(shape: Shape) -> MMDiT:
     """A picture model of that shape without memory.
 
     Raises:
-        ValueError: if there can be none: its width is not 64 x depth, or the channels of input and output differ.
+        ValueError: if there can be none: its width is not 64 x depth, or its channels are another program's.
     """
     if shape.width != HEAD_WIDTH * shape.depth:
         raise ValueError(f"width {shape.width} contradicts depth {shape.depth}: it must be {HEAD_WIDTH} x depth")
-    if shape.in_channels != shape.out_channels:
+    known = shape.in_channels == 2 * shape.out_channels + 1
+    if shape.in_channels != shape.out_channels and not known:
         raise ValueError(
-            f"a model that takes {shape.in_channels} channels and gives {shape.out_channels} was made for editing or "
-            "inpainting by another program, and cannot be read"
+            f"a model that takes {shape.in_channels} channels and gives {shape.out_channels} was made for editing by "
+            f"another program, and cannot be read; one that takes {shape.out_channels}, or with a mask and known "
+            f"latents {2 * shape.out_channels + 1}, can"
         )
     with torch.device("meta"):
         return MMDiT(
             shape.depth,
-            shape.in_channels,
+            shape.out_channels,
             shape.context_width,
             shape.pooled_width,
             shape.patch_size,
             None,
             qk_norm=shape.qk_norm,
-            design=Design(shape.dual_blocks, shape.table),
+            design=Design(shape.dual_blocks, shape.table, known=known),
         )
 
 

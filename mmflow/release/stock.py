@@ -1,13 +1,13 @@
 """For the stock SD3 programs: a diffusers folder, or one file."""
 
-import os
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from mmflow.flow.grid import Even, ReleasedSd3
+from mmflow.flow.solver import Euler
 from mmflow.model.archive import write_file, write_folder
 from mmflow.model.interop import transformer_config
 from mmflow.model.publish import published
@@ -50,6 +50,7 @@ def write_diffusers(trained: Trained, out: Path, dtype: torch.dtype | None) -> l
     if obstacles(trained.module, trained.data.encoders):
         return write_whole(trained, out, dtype)
     shape, weights, notes = picture_half(trained)
+    notes += sampling_notes(trained)
     tensors = published(shape, "diffusers", weights, dtype)
     write_folder(out / "transformer", tensors, header(trained.facts, shape, "diffusers"))
     latent = trained.data.encoders.latent_shape(1, trained.data.resolution, trained.data.resolution)[1:]
@@ -58,48 +59,51 @@ def write_diffusers(trained: Trained, out: Path, dtype: torch.dtype | None) -> l
         out / "scheduler" / "scheduler_config.json",
         {"_class_name": SCHEDULER, "num_train_timesteps": 1000, "shift": trained.module.objective.shift.value},
     )
-    components = copy_frozen(trained.data.encoders, out)
+    components, call = trained.data.encoders.write_stock(out)
     components |= {"transformer": ["diffusers", "SD3Transformer2DModel"], "scheduler": ["diffusers", SCHEDULER]}
     write_json(
         out / "model_index.json",
         {"_class_name": "StableDiffusion3Pipeline", "_diffusers_version": "0.36.0", **dict(sorted(components.items()))},
     )
-    (out / "README.md").write_text(readme(replace(trained.facts, notes=notes), stock_usage(trained, out.name)))
+    (out / "README.md").write_text(readme(replace(trained.facts, notes=notes), stock_usage(trained, out.name, call)))
     return [f"{out}: {describe(tensors)}", *trained.facts.verdict, *notes]
 
 
-def copy_frozen(codec: Any, out: Path) -> dict[str, list[str | None]]:
-    """The frozen networks' folders into `out`, and what model_index.json says of them."""
-    found: dict[str, list[str | None]] = {}
-    for name, (folder, library, class_name) in {**codec.autoencoder.stock_folder, **codec.text.stock_folders}.items():
-        found[name] = [library, class_name]
-        if folder is not None:
-            copy_folder(folder, out / name)
-    return found
+def stock_usage(trained: Trained, name: str, call: Any) -> str:
+    """Code that makes the run's own pictures in diffusers.
+
+    Args:
+        trained: the run.
+        name: of the folder.
+        call: how captions are to be given (`StockCall`).
+    """
+    sampling = trained.module.sampling
+    absent = "".join(f", {part}=None" for part in call.absent)
+    lines = [
+        "import torch",
+        "from diffusers import StableDiffusion3Pipeline",
+        "",
+        f'pipe = StableDiffusion3Pipeline.from_pretrained("{name}", torch_dtype=torch.bfloat16{absent}).to("cuda")',
+        f"steps = {sampling.num_steps}",
+        "settings = dict(",
+        f"    num_inference_steps=steps, guidance_scale={sampling.guidance_scale},",
+        f"    max_sequence_length={call.max_sequence_length},",
+    ]
+    if not isinstance(sampling.grid, ReleasedSd3):
+        lines.append("    sigmas=[1 - i / steps for i in range(steps)],  # without them the scheduler shifts twice")
+    if call.null_is_zero:
+        null = f"torch.zeros(1, {call.tokens}, {call.context_width}), torch.zeros(1, {call.pooled_width})"
+        lines[4:4] = [f"null, null_pooled = (x.to(pipe.device, pipe.dtype) for x in ({null}))"]
+        lines.append("    negative_prompt_embeds=null, negative_pooled_prompt_embeds=null_pooled,")
+    return "\n".join([*lines, ")", 'picture = pipe("...", **settings).images[0]'])
 
 
-def copy_folder(source: Path, target: Path) -> None:
-    """Copies a folder's files; weights are linked where the disk allows it, since they are large and never changed."""
-    target.mkdir(parents=True)
-    for file in source.iterdir():
-        if file.suffix == ".safetensors":
-            try:
-                os.link(file.resolve(), target / file.name)
-                continue
-            except OSError:
-                pass
-        if file.is_file():
-            shutil.copyfile(file, target / file.name)
-
-
-def stock_usage(trained: Trained, name: str) -> str:
-    """Code that makes the run's own pictures in diffusers."""
-    steps, scale, _ = trained.facts.sampling
-    return (
-        "import torch\n"
-        "from diffusers import StableDiffusion3Pipeline\n\n"
-        f'pipe = StableDiffusion3Pipeline.from_pretrained("{name}", torch_dtype=torch.bfloat16).to("cuda")\n'
-        f"steps = {steps}\n"
-        "# Without sigmas the scheduler shifts twice; so they are those that the run was sampled with.\n"
-        f'picture = pipe("...", guidance_scale={scale}, sigmas=[1 - i / steps for i in range(steps)]).images[0]'
-    )
+def sampling_notes(trained: Trained) -> list[str]:
+    """What the stock pipeline does otherwise when it makes a picture."""
+    sampling = trained.module.sampling
+    notes = []
+    if not isinstance(sampling.solver, Euler):
+        notes.append(f"The run was sampled by {type(sampling.solver).__name__}; the pipeline's scheduler is Euler's.")
+    if not isinstance(sampling.grid, Even | ReleasedSd3):
+        notes.append(f"The run's steps lie on the grid {sampling.grid}, which the scheduler does not have.")
+    return notes

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from mmflow.batch import Codec
 from mmflow.flow.path import RectifiedFlow
 from mmflow.flow.prediction import Velocity
 from mmflow.flow.shift import ConstantShift
@@ -11,12 +10,12 @@ from mmflow.model.mmdit import MMDiT
 STOCK = "StableDiffusion3Pipeline and ComfyUI"
 
 
-def obstacles(module: Any, codec: Codec) -> list[str]:
+def obstacles(module: Any, codec: Any) -> list[str]:
     """Why the stock SD3 programs cannot make this model's pictures; empty if they can.
 
     Args:
         module: the FlowModule.
-        codec: the frozen networks that it is trained with.
+        codec: the frozen networks that it is trained with (`Encoders`).
     """
     found = _network(module.backbone)
     objective = module.objective
@@ -25,7 +24,7 @@ def obstacles(module: Any, codec: Codec) -> list[str]:
         found.append(f"objective {' and '.join(names)}: they integrate the velocity of a rectified flow")
     if not isinstance(objective.shift, ConstantShift):
         found.append(f"shift {type(objective.shift).__name__}: they have one shift for all sizes")
-    return found + _frozen(codec)
+    return [*found, *codec.stock_obstacles()]
 
 
 def _network(backbone: Any) -> list[str]:
@@ -36,22 +35,12 @@ def _network(backbone: Any) -> list[str]:
         found.append("rotary positions: they add positions to the tokens and turn nothing")
     if backbone.design.gelu != "tanh":
         found.append(f"gelu {backbone.design.gelu}: they compute the tanh approximation")
+    if backbone.design.known:
+        found.append("input for known parts: StableDiffusion3Pipeline knows none, only the inpainting pipeline does")
     if backbone.video_patchifier is not None:
         found.append(
             f"3D patchifier {backbone.video_patchifier.patch}: they make pictures only (--pictures-only exports them)"
         )
-    return found
-
-
-def _frozen(codec: Any) -> list[str]:
-    autoencoder, text = codec.autoencoder, codec.text
-    found = []
-    if getattr(autoencoder, "stock_folder", None) is None:
-        found.append(f"autoencoder {type(autoencoder).__name__}: they decode with an AutoencoderKL")
-    if getattr(text, "stock_folders", None) is None:
-        found.append(f"text encoder {type(text).__name__}: they read prompts with CLIP and T5")
-    if text_layout(codec) != "sd3":
-        found.append("packed text: they pad every caption to full length and attend to the padding (text_layout sd3)")
     return found
 
 
@@ -64,4 +53,4 @@ def verdict(reasons: list[str]) -> list[str]:
 
 def text_layout(codec: Any) -> str:
     """How captions reach the model: `packed`, or padded and attended to as in `sd3`."""
-    return str(getattr(codec.text, "text_layout", "packed"))
+    return str(getattr(codec.text, "layout", "packed"))

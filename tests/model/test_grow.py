@@ -1,5 +1,6 @@
 """A model started from a smaller one computes what the smaller one computed."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mmflow.batch import Conditioning
+from mmflow.batch import Conditioning, Known
 from mmflow.model.archive import write_file
 from mmflow.model.design import Design
 from mmflow.model.grow import grown_shapes, start_from
@@ -97,6 +98,30 @@ def test_a_clip_of_unlike_frames_is_their_mean_to_an_inflated_model() -> None:
     clip = torch.randn(1, 3, 2, 8, 8)
     mean = run(base, clip.mean(2, keepdim=True))[0]
     torch.testing.assert_close(run(large, clip)[0], mean.repeat(1, 1, 2, 1, 1), atol=1e-5, rtol=0)
+
+
+def test_an_input_for_known_parts_changes_nothing_at_first() -> None:
+    base = random_mmdit(video_patch_size=None)
+    pictures, clips = PICTURES, PICTURES.repeat(1, 1, 2, 1, 1)
+    text, t = Conditioning(features([3, 4])), torch.tensor([0.1, 0.9])
+    large, said = started(base, random_mmdit(design=Design(known=True)))
+    (expected,) = base((pictures,), t, text)
+    largest = expected.abs().max().item()
+    for z, tolerance in ((pictures, 0.0), (clips, 1e-6 * largest)):
+        known = Known(torch.randn_like(z), torch.randint(0, 2, z[:, :1].shape).float())
+        for given in (None, (known,)):
+            (out,) = large((z,), t, replace(text, known=given))
+            torch.testing.assert_close(out, expected.repeat(1, 1, z.shape[2], 1, 1), atol=tolerance, rtol=0)
+    assert any("grown: input for known parts: columns of zeros" in line for line in said)
+    video, _ = started(base, random_mmdit())
+    again, said = started(video, random_mmdit(design=Design(known=True)))
+    assert sum("columns of zeros for mask and known latents (2 tensors" in line for line in said) == 1
+    assert all(torch.equal(again.state_dict()[n], t) for n, t in large.state_dict().items())
+    # Once the columns are not zero, what is given is seen.
+    again.picture_patchifier.embed.weight.data += 0.1 * torch.randn_like(again.picture_patchifier.embed.weight)
+    known = Known(torch.randn_like(pictures), torch.zeros_like(pictures[:, :1]))
+    seen = [again((pictures,), t, replace(text, known=given))[0] for given in (None, (known,))]
+    assert (seen[0] - seen[1]).abs().max() > 1e-2
 
 
 @pytest.mark.parametrize("rotary", [False, True])

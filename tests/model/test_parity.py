@@ -1,14 +1,17 @@
 """The same function as the reference implementation, output and every gradient, in the released models' shapes."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from diffusers import SD3Transformer2DModel
 from torch import Tensor, nn
 
-from mmflow.batch import Conditioning, TextFeatures
+from mmflow.batch import Conditioning, Known, TextFeatures
 from mmflow.model.design import Design
 from mmflow.model.layouts import Shape, rules
 from mmflow.model.mmdit import MMDiT
+from mmflow.model.sizes import published_shapes
 
 DEPTH, CHANNELS, CONTEXT, POOLED = 3, 16, 48, 40
 RELEASES = {
@@ -20,11 +23,11 @@ RELEASES = {
 SIZES = [(16, 16), (8, 20), (22, 14)]
 
 
-def reference(qk_norm: bool, dual: int, table: int) -> SD3Transformer2DModel:
+def reference(qk_norm: bool, dual: int, table: int, in_channels: int = CHANNELS) -> SD3Transformer2DModel:
     model = SD3Transformer2DModel(
         sample_size=16,
         patch_size=2,
-        in_channels=CHANNELS,
+        in_channels=in_channels,
         num_layers=DEPTH,
         num_attention_heads=DEPTH,
         attention_head_dim=64,
@@ -114,6 +117,29 @@ def test_output_with_the_paper_s_formula(release: str, size: tuple[int, int]) ->
     else:
         # An odd number of patches in an even table is half a patch off the centre: said in Design, and seen here.
         assert (out - expected).abs().max() > 1e-2
+
+
+def test_the_inpainting_model_takes_the_same_channels() -> None:
+    """diffusers' SD3 inpainting: [z_t, mask, latents of the masked picture], 33 channels in and 16 out."""
+    release = RELEASES["SD3-medium"]
+    theirs = reference(**release, in_channels=2 * CHANNELS + 1)
+    mine = MMDiT(
+        DEPTH, CHANNELS, CONTEXT, POOLED, 2, None, 16, qk_norm=False, design=Design(0, release["table"], known=True)
+    )
+    shape = replace(shape_of(**release), in_channels=2 * CHANNELS + 1)
+    state = theirs.state_dict()
+    mine.load_state_dict(
+        {rule.ours: rule.to_ours([state[name] for name in rule.theirs]) for rule in rules(shape, "diffusers")}
+    )
+    assert published_shapes(shape, "diffusers") == {name: tuple(tensor.shape) for name, tensor in state.items()}
+    z, t, context, pooled = inputs((16, 12))
+    g = torch.Generator().manual_seed(2)
+    masked, mask = torch.randn(z.shape, generator=g), torch.randint(0, 2, (2, 1, 16, 12), generator=g).float()
+    expected = theirs(torch.cat([z, mask, masked], 1), context, pooled, 1000 * t, return_dict=False)[0]
+    text = TextFeatures(context.flatten(0, 1), torch.full((2, 1), 7), pooled)
+    known = (Known(masked[:, :, None], mask[:, :, None]),)
+    (out,) = mine((z[:, :, None],), t, Conditioning(text, known))
+    torch.testing.assert_close(out[:, :, 0], expected, atol=1e-5, rtol=0)
 
 
 def test_the_two_halves_are_not_told_apart_by_shape() -> None:

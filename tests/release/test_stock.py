@@ -1,6 +1,7 @@
 """StableDiffusion3Pipeline makes our picture from what is exported."""
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from mmflow import draws
 from mmflow.batch import Request, TextFeatures
+from mmflow.encoders.stock import StockCall
 from mmflow.flow.objective import FlowObjective
 from mmflow.flow.shift import ConstantShift
 from mmflow.model.archive import Archive
@@ -27,7 +29,7 @@ from mmflow.train.sampling import Sampling, make
 from tests.conftest import random_mmdit
 
 CHANNELS, CONTEXT, POOLED, LENGTH, STRIDE = 4, 32, 24, 9, 2
-CLASSES = {"tokenizer": 3, "text_encoder": 3}
+ABSENT = {f"{part}{suffix}": None for part in ("tokenizer", "text_encoder") for suffix in ("", "_2", "_3")}
 
 
 @dataclass
@@ -37,18 +39,11 @@ class Vae:
     folder: Path
     network: AutoencoderKL
 
-    @property
-    def stock_folder(self) -> dict:
-        return {"vae": (self.folder, "diffusers", "AutoencoderKL")}
-
 
 class Text:
     """Features given directly: no tokenizers and encoders, which the stock pipeline then has none of either."""
 
-    text_layout = "sd3"
-    stock_folders = {  # noqa: RUF012
-        f"{name}{'' if i == 0 else f'_{i + 1}'}": (None, None, None) for name, n in CLASSES.items() for i in range(n)
-    }
+    layout = "sd3"
 
     def of(self, caption: str) -> tuple[Tensor, Tensor]:
         g = torch.Generator().manual_seed(sum(caption.encode()))
@@ -61,10 +56,18 @@ class Codec:
     text: Text
     decoded: Tensor | None = None
 
+    def stock_obstacles(self) -> list[str]:
+        return []
+
+    def write_stock(self, folder: Path) -> tuple[dict, StockCall]:
+        shutil.copytree(self.autoencoder.folder, folder / "vae")
+        parts = {name: [None, None] for name in ABSENT}
+        return parts | {"vae": ["diffusers", "AutoencoderKL"]}, StockCall(9, True, 9, CONTEXT, POOLED, tuple(ABSENT))
+
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         return CHANNELS, frames, height // STRIDE, width // STRIDE
 
-    def encode_text(self, captions: list[str]) -> TextFeatures:
+    def encode_text(self, captions: list[str], device: object = "cpu") -> TextFeatures:
         found = [self.text.of(caption) for caption in captions]
         lengths = torch.full((len(captions), 1), LENGTH)
         return TextFeatures(torch.cat([f[0] for f in found]), lengths, torch.stack([f[1] for f in found]))
@@ -120,7 +123,7 @@ def our_picture(run: Trained, size: tuple[int, int], prompt: str) -> Tensor:
 
 
 def their_picture(folder: Path, run: Trained, size: tuple[int, int], prompt: str) -> Tensor:
-    pipe = StableDiffusion3Pipeline.from_pretrained(folder, **dict.fromkeys(Text.stock_folders))
+    pipe = StableDiffusion3Pipeline.from_pretrained(folder, **ABSENT)
     pipe.set_progress_bar_config(disable=True)
     codec, sampling = run.data.encoders, run.module.sampling
     context, pooled = codec.text.of(prompt)
