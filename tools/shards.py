@@ -3,6 +3,7 @@
 python tools/shards.py make SOURCE OUT     a folder, list, parquet or tars of pictures and clips -> indexed tars
 python tools/shards.py index PATTERN       write the index beside tars that you already have
 python tools/shards.py verify PATTERN      read and decode every sample of indexed tars
+python tools/shards.py latent-stats PATTERN OUT.json --autoencoder PATH    shift and scale of latents
 """
 
 import argparse
@@ -46,6 +47,9 @@ Media bytes are stored as they are, cut parts aside. Hidden files are not looked
     OUT/left_out.jsonl                                       every file that did not get in, and why
     OUT/contact_sheet.png                                    look at this first
 """
+
+LATENT_STATS = """Measure mean and spread of an autoencoder's raw latents on pictures and clips of shards, so that
+training sees latents of mean 0 and spread 1. One shift and scale for all channels, as the paper has it, or one each."""
 
 
 def make(given: argparse.Namespace) -> int:
@@ -112,6 +116,23 @@ def verify(given: argparse.Namespace) -> int:
     samples = sum(len(read_index(tar)) for tar in tars if tar not in failures)
     say(f"{samples - len(bad)} of {samples} indexed samples can be read")
     return _end([*failures.values(), *(f"{each.name}: {each.reason}: {each.detail}" for each in bad)])
+
+
+def latent_stats(given: argparse.Namespace) -> int:
+    """Measure shift and scale of an autoencoder's latents over samples of shards."""
+    from mmflow.encoders.diffusers_autoencoder import DiffusersAutoencoder  # late: torch takes seconds to import
+    from mmflow.latent_stats import LatentStats
+
+    autoencoder = DiffusersAutoencoder(given.autoencoder, given.subfolder, dtype=given.dtype)
+    stats = LatentStats(autoencoder, given.resolution, given.samples, given.device)
+    with progress() as bar:
+        task = bar.add_task("encoding", total=given.samples)
+        found = stats.measure(given.pattern, given.per_channel, lambda more: bar.advance(task, more))
+    report(stats.skipped)
+    write_whole(str(given.out), (json.dumps(found, indent=1) + "\n").encode())
+    say(f"{found['samples']} samples: shift {found['shift']}, scale {found['scale']}")
+    say(f"train with: --data.autoencoder.statistics {given.out}")
+    return 0
 
 
 TarResult = tuple[list[Skipped], str | None]
@@ -201,18 +222,38 @@ def _add_make(parser: argparse.ArgumentParser) -> None:
         "--val-fraction", type=float, default=0.0, metavar="F", help="share for OUT/val, by a hash of each file's name"
     )
     parser.add_argument("--resume", action="store_true", help="go on with a run that was broken off")
+    _add_workers(parser)
 
 
 def _add_tars(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "pattern", nargs="+", metavar="PATTERN", help="a folder, a glob, 'a/{00000..00009}.tar', or tars"
     )
+    _add_workers(parser)
+
+
+def _add_workers(parser: argparse.ArgumentParser) -> None:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    parser.add_argument("--workers", type=int, default=cores, metavar="N", help="processes; default: one per core")
+
+
+def _add_latent_stats(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("pattern", nargs="+", metavar="PATTERN", help="shards, as for verify")
+    parser.add_argument("out", type=Path, metavar="OUT", help="a .json: data.autoencoder.statistics")
+    parser.add_argument("--autoencoder", required=True, metavar="PATH", help="a folder, .safetensors or repository id")
+    parser.add_argument("--subfolder", default="", metavar="NAME", help="of it, such as vae")
+    parser.add_argument("--samples", type=int, default=1000, metavar="N", help="default 1000, spread over the shards")
+    parser.add_argument("--resolution", type=int, default=256, metavar="N", help="data.resolution of the training")
+    parser.add_argument("--per-channel", action="store_true", help="numbers for each channel instead of one for all")
+    parser.add_argument("--dtype", choices=["fp32", "bf16", "fp16"], default="fp32")
+    parser.add_argument("--device", default="cpu", help="such as cuda; default cpu")
 
 
 VERBS: dict[str, tuple[Callable[[argparse.Namespace], int], Callable[[argparse.ArgumentParser], None], str, str]] = {
     "make": (make, _add_make, "turn media and captions of any source into indexed shards", MAKE),
     "index": (index, _add_tars, "write the index beside each tar", "Write the index beside each tar."),
     "verify": (verify, _add_tars, "read and decode every indexed sample", "Read and decode every indexed sample."),
+    "latent-stats": (latent_stats, _add_latent_stats, "measure shift and scale of latents", LATENT_STATS),
 }
 """What each verb does, its arguments, and its short and long help."""
 
@@ -224,8 +265,6 @@ def _parser() -> argparse.ArgumentParser:
     for verb, (_, add_arguments, what, text) in VERBS.items():
         of_verb = verbs.add_parser(verb, help=what, description=text, formatter_class=plain)
         add_arguments(of_verb)
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        of_verb.add_argument("--workers", type=int, default=cores, metavar="N", help="processes; default: one per core")
     return parser
 
 
@@ -233,8 +272,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The program; returns its exit code."""
     given = _parser().parse_args(arguments)
     try:
-        if given.workers < 1:
-            raise ValueError(f"--workers {given.workers}: give at least 1")
+        for name in ("workers", "samples", "resolution"):
+            if getattr(given, name, 1) < 1:
+                raise ValueError(f"--{name} {getattr(given, name)}: give at least 1")
         return VERBS[given.verb][0](given)
     except (ValueError, OSError) as error:
         return _end([str(error)])

@@ -53,8 +53,7 @@ class DiffusersAutoencoder(AbstractAutoencoder):
         if channels is None or stride is None or local(path) is not None:
             self._spec = self._read_spec()
         self._network = Frozen(self._load, dtype, device)
-        self._shift: Numbers = 0.0
-        self._scale: Numbers = 1.0
+        self._numbers: tuple[Numbers, Numbers] | None = None
 
     def _read_spec(self) -> LatentSpec:
         """What config.json says.
@@ -103,6 +102,7 @@ class DiffusersAutoencoder(AbstractAutoencoder):
 
     def load(self) -> None:
         self._network.load()
+        self._shift_and_scale()
 
     def loaded(self) -> tuple[Any, Numbers, Numbers]:
         """The network, on the host, with the shift and scale that its latents are normalised by."""
@@ -116,26 +116,30 @@ class DiffusersAutoencoder(AbstractAutoencoder):
         self._spec = self._read_spec()
         place = local(self.path)
         if place is not None and place.is_file():
-            network, spec = load_file(place, self._spec, dtype), self._spec
-        else:
-            family: Any = getattr(diffusers, self._spec.family)
-            with quiet(diffusers), explained(self.path):
-                network, info = family.from_pretrained(
-                    self.path,
-                    subfolder=self.subfolder or None,
-                    torch_dtype=dtype,
-                    low_cpu_mem_usage=False,
-                    output_loading_info=True,
-                )
-            complete(info, self.path)
-            spec = latent_spec(dict(network.config), self.path)
-        self._shift, self._scale = self._normalisation(network, spec)
+            return load_file(place, self._spec, dtype)
+        family: Any = getattr(diffusers, self._spec.family)
+        with quiet(diffusers), explained(self.path):
+            network, info = family.from_pretrained(
+                self.path,
+                subfolder=self.subfolder or None,
+                torch_dtype=dtype,
+                low_cpu_mem_usage=False,
+                output_loading_info=True,
+            )
+        complete(info, self.path)
+        self._spec = latent_spec(dict(network.config), self.path)  # with what an older config.json leaves out
         return network
 
-    def _normalisation(self, network: Any, spec: LatentSpec) -> tuple[Numbers, Numbers]:
+    def _shift_and_scale(self) -> tuple[Numbers, Numbers]:
+        if self._numbers is None:
+            self._numbers = self._normalisation(self._network.load())
+        return self._numbers
+
+    def _normalisation(self, network: Any) -> tuple[Numbers, Numbers]:
         if self.statistics is not None:
-            return read_statistics(self.statistics, spec.channels)
-        if spec.shift is not None and spec.scale is not None:
+            return read_statistics(self.statistics, self.channels)
+        spec = self._spec
+        if spec is not None and spec.shift is not None and spec.scale is not None:
             return spec.shift, spec.scale
         if isinstance(getattr(network, "latents_mean", None), Tensor):
             factor = float(network.config.scaling_factor)
@@ -147,7 +151,8 @@ class DiffusersAutoencoder(AbstractAutoencoder):
 
     def encode(self, pixels: Float[Tensor, "B 3 T H W"]) -> Float[Tensor, "B C t h w"]:
         raw = self.encode_raw(pixels)
-        return (raw - spread(self._shift, raw)) * spread(self._scale, raw)
+        shift, scale = self._shift_and_scale()
+        return (raw - spread(shift, raw)) * spread(scale, raw)
 
     def encode_raw(self, pixels: Float[Tensor, "B 3 T H W"]) -> Float[Tensor, "B C t h w"]:
         """The posterior's mean as the network gives it, fp32, on the device of the pixels."""
@@ -164,8 +169,8 @@ class DiffusersAutoencoder(AbstractAutoencoder):
     def decode(self, latents: Float[Tensor, "B C t h w"]) -> Float[Tensor, "B 3 T H W"]:
         frames = 1 + (latents.shape[2] - 1) * self.stride[0]
         with self._network.on(latents.device) as (network, device):
-            raw = latents.float()
-            raw = raw / spread(self._scale, raw) + spread(self._shift, raw)
+            raw, (shift, scale) = latents.float(), self._shift_and_scale()
+            raw = raw / spread(scale, raw) + spread(shift, raw)
             parts = [
                 _decoded(network, z.to(device, self._network.dtype)).to(latents.device).float()
                 for z in self._chunks(raw, frames)

@@ -72,10 +72,14 @@ class TextNetwork:
         self._tokenizer: Any = None
 
     def config(self) -> dict[str, Any]:
-        """config.json; of a model of text and pictures the part about text."""
+        """config.json; of a model of text and pictures the part about text, and the width both are projected to: the
+        one that the part states is a default that nobody set in the published CLIPs.
+        """
         config = read_config(self.path, self.subfolder)
-        text: dict[str, Any] = config.get("text_config") or config
-        return text
+        if not config.get("text_config"):
+            return config
+        shared = {name: config[name] for name in ("projection_dim",) if name in config}
+        return {**config["text_config"], **shared}
 
     def load(self) -> tuple[Any, Any]:
         """(network, tokenizer), read the first time.
@@ -89,11 +93,12 @@ class TextNetwork:
         require("transformers")
         import transformers
 
-        config = read_config(self.path, self.subfolder)
+        config = self.config()
+        options = {"projection_dim": config["projection_dim"]} if "projection_dim" in config else {}
         with quiet(transformers), explained(self.path):
             self._tokenizer = transformers.AutoTokenizer.from_pretrained(self.path, subfolder=self.tokenizer_subfolder)
             network, info = self._architecture(transformers, config).from_pretrained(
-                self.path, subfolder=self.subfolder, dtype=dtype, output_loading_info=True
+                self.path, subfolder=self.subfolder, dtype=dtype, output_loading_info=True, **options
             )
         complete(info, self.path)
         # Models without a padding token of their own never see what fills their batch up.

@@ -170,11 +170,11 @@ def test_the_sampler_states_its_length() -> None:
 def test_each_of_several_encoders_is_dropped_on_its_own() -> None:
     """Appendix B.3: three encoders, each dropped in 46.4 % of the samples, all of them in 10 %."""
     draws = Draws(3, caption_dropout=0.1, low_discrepancy=False, num_encoders=3)
-    samples = [Sample(("source", "shard", str(n)), 0, np.zeros((1, 2, 2, 3), np.uint8), "a word") for n in range(2000)]
+    samples = [Sample(("source", "shard", str(n)), 0, np.zeros((1, 2, 2, 3), np.uint8), "a word") for n in range(1200)]
     kept = torch.stack([draws.kept(sample) for sample in samples])
-    assert (1 - kept.float().mean(0)).tolist() == pytest.approx([0.464] * 3, abs=0.03)
-    assert (~kept.any(1)).float().mean().item() == pytest.approx(0.1, abs=0.015)
-    assert kept.all(1).float().mean().item() == pytest.approx(0.536**3, abs=0.02)
+    assert (1 - kept.float().mean(0)).tolist() == pytest.approx([0.464] * 3, abs=0.04)
+    assert (~kept.any(1)).float().mean().item() == pytest.approx(0.1, abs=0.025)
+    assert kept.all(1).float().mean().item() == pytest.approx(0.536**3, abs=0.03)
     assert torch.equal(draws.kept(samples[7]), kept[7])
     again = torch.stack([draws.kept(dataclasses.replace(sample, visit=1)) for sample in samples[:100]])
     assert not torch.equal(again, kept[:100])

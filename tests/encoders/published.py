@@ -118,6 +118,7 @@ def t5(folder: Path, width: int = T5) -> None:
         feed_forward_proj="gated-gelu",
         is_encoder_decoder=False,
         use_cache=False,
+        tie_word_embeddings=False,
     )
     network = T5EncoderModel(config)
     _shaken(network)

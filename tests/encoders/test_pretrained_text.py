@@ -89,14 +89,15 @@ def test_whole_models_give_their_text_half(tmp_path: Path, sd3: Path) -> None:
 
     torch.manual_seed(0)
     vision = CLIPVisionConfig(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
-    text = clip_text_config(CLIP_L).to_dict()
+    # As published, the parts state a projection of 512 that nobody meant.
+    text = {**clip_text_config(CLIP_L).to_dict(), "projection_dim": 512}
     whole = CLIPModel(CLIPConfig(text_config=text, vision_config=vision.to_dict(), projection_dim=CLIP_L))
     whole.save_pretrained(tmp_path / "clip")
     clip_tokenizer(tmp_path / "clip")
     encoder = ClipEncoder(str(tmp_path / "clip"))
     assert encoder.width == CLIP_L
     said = encoder.states(CAPTIONS, torch.device("cpu"), "packed")
-    network = CLIPTextModelWithProjection.from_pretrained(tmp_path / "clip")
+    network = CLIPTextModelWithProjection.from_pretrained(tmp_path / "clip", projection_dim=CLIP_L)
     tokens = encoder._network.load()[1](CAPTIONS, padding=True, return_tensors="pt")
     with torch.no_grad():
         expected = network(tokens.input_ids, output_hidden_states=True)
