@@ -118,6 +118,10 @@ class MmflowCLI(LightningCLI):
             parser.add_lightning_class_args(callback, key)
         for name in ("latent_channels", "context_width", "pooled_width"):
             parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
+        for action in parser._actions:
+            # jsonargparse would read a file that is named here as a part of the configuration: a tar, whole, as text.
+            if action.dest in ("data.train_shards", "data.val_shards"):
+                action._enable_path = False
         parser.add_argument("--wandb.mode", type=Literal["offline", "online", "off"], default="offline", help="W&B.")
         parser.add_argument("--wandb.project", type=str, default="mmflow", help="W&B project.")
         parser.add_argument(
