@@ -60,7 +60,7 @@ def list_table(
     caption = row_caption(columns.caption, columns.template, table.columns, table.classes, str(table.path))
     if file in table.media and columns.start is not None:
         raise ValueError(f"{table.path}: {file!r} holds embedded files; parts are cut from films that are files")
-    said = f"captions: {_said(caption)}"
+    said = f"captions: {said_of(caption)}"
     if file in table.media:
         entries, what = _embedded(table, file, caption, rule), f"parquet with embedded files in {file!r}"
     elif columns.start is not None:
@@ -76,7 +76,8 @@ def list_table(
     return f"{what}, {said}", items, skipped
 
 
-def _said(caption: RowCaption) -> str:
+def said_of(caption: RowCaption) -> str:
+    """Where captions come from, in words."""
     if caption.template is not None:
         return repr(caption.template)
     return "the .txt or .json beside each file" if caption.column is None else repr(caption.column)

@@ -9,7 +9,7 @@ from pathlib import Path
 from mmflow.data.caption import CaptionRule, RowCaption, row_caption
 from mmflow.data.folder import is_media, list_folder, walk
 from mmflow.data.item import SourceItem
-from mmflow.data.listing import Columns, list_table
+from mmflow.data.listing import Columns, list_table, said_of
 from mmflow.data.scan import Skipped
 from mmflow.data.shard import expand_shards
 from mmflow.data.table import LIST_EXTENSIONS, open_table
@@ -78,7 +78,7 @@ def _folder(folder: Path, columns: Columns, rule: CaptionRule, leave: Path | Non
     first = next((file for file in files if file.suffix == ".json" and not file.stem.endswith("_stats")), None)
     sidecar = _sidecar(columns, () if first is None else _names(first), str(folder))
     items, skipped = list_folder(folder, rule, sidecar, leave)
-    return Listing("a folder of media files with captions beside them (.txt, .json)", items, skipped)
+    return Listing(f"a folder of media files with captions beside them, {_said(sidecar)}", items, skipped)
 
 
 def _image_folder(
@@ -125,8 +125,7 @@ def _tars(tars: Sequence[str], columns: Columns, rule: CaptionRule) -> Listing:
     asked = columns.caption is not None or columns.template is not None
     sidecar = _sidecar(columns, first_json(tars) if asked else (), tars[0])
     items, skipped = list_tars(tars, rule, sidecar)
-    what = f"{len(tars)} tar(s) of samples with captions in .txt or .json"
-    return Listing(f"{what}; to train on them as they are: python tools/shards.py index", items, skipped)
+    return Listing(f"{len(tars)} tar(s) as img2dataset and video2dataset write them, {_said(sidecar)}", items, skipped)
 
 
 def _below(folder: Path, path: Path) -> str:
@@ -148,6 +147,11 @@ def _sidecar(columns: Columns, names: Sequence[str], where: str) -> RowCaption:
     if columns.caption is None and columns.template is None:
         return RowCaption("caption")
     return row_caption(columns.caption, columns.template, names, where=f"{where}, the .json files")
+
+
+def _said(sidecar: RowCaption) -> str:
+    asked = sidecar != RowCaption("caption")
+    return f"captions: {said_of(sidecar)} of .json" if asked else "captions: .txt, else .json"
 
 
 def _names(path: Path) -> tuple[str, ...]:

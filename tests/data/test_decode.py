@@ -103,14 +103,60 @@ def test_icc_profile_is_applied_and_a_broken_one_ignored():
     close(decode_picture(picture_bytes(gradient(), icc_profile=b"nonsense")), gradient())
 
 
-def bomb() -> bytes:
-    """A PNG of a few bytes that says it has 30,000 x 30,000 pixels."""
+def with_primaries_exchanged() -> bytes:
+    """A profile that is sRGB but for red and green, which have changed places."""
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    entries = [132 + 12 * n for n in range(int.from_bytes(profile[128:132], "big"))]
+    red, green = (next(at for at in entries if profile[at : at + 4] == tag) for tag in (b"rXYZ", b"gXYZ"))
+    profile[red : red + 4], profile[green : green + 4] = b"gXYZ", b"rXYZ"
+    return bytes(profile).replace("sRGB".encode("utf-16-be"), "mine".encode("utf-16-be"))
 
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_a_profile_of_other_primaries_is_converted(format):
+    data = picture_bytes(Image.new("RGB", (8, 8), (255, 0, 0)), format, icc_profile=with_primaries_exchanged())
+    red, green, blue = decode_picture(data)[0, 4, 4]
+    assert green > 245 > 10 > max(red, blue)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "CMYK"])
+def test_a_profile_of_another_colour_space_does_no_harm(mode):
+    format = "JPEG" if mode == "CMYK" else "PNG"
+    image = Image.new("RGB", (8, 8), (102, 102, 102)).convert(mode)
+    frame = decode_picture(picture_bytes(image, format, icc_profile=with_primaries_exchanged()))
+    assert frame.shape == (1, 8, 8, 3) and np.abs(frame.astype(int) - 102).max() <= 12
+
+
+@pytest.mark.parametrize(("colour", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)])
+def test_sixteen_bits_of_any_channels(colour, channels):
+    """Grey, RGB, and both with alpha; PIL cannot write these."""
+    ramp = np.linspace(0, 65535, 256).reshape(16, 16)
+    planes = {1: [ramp], 2: [ramp, ramp * 0 + 65535], 3: [ramp] * 3, 4: [ramp, ramp, ramp, ramp * 0 + 65535]}[channels]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in np.stack(planes, -1))
+    frame = decode_picture(png(16, 16, 16, colour, rows))[0]
+    assert np.abs(frame[..., 1].reshape(-1).astype(int) - np.arange(256)).max() <= 1
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (7, 1), (5, 301)])
+def test_pictures_of_any_size(format, size):
+    data = picture_bytes(Image.new("RGB", size[::-1], (200, 100, 50)), format)
+    header = check_media(data, format.lower())
+    assert (header.kind, header.height, header.width) == ("picture", *size)
+    assert np.abs(decode_picture(data)[0].astype(int) - (200, 100, 50)).max() <= 12
+
+
+def png(height: int, width: int, bits: int, colour: int, rows: bytes) -> bytes:
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def bomb() -> bytes:
+    """A PNG of a few bytes that says it has 30,000 x 30,000 pixels."""
+    return png(30_000, 30_000, 8, 2, b"")
 
 
 def test_bad_pictures_are_named():
@@ -183,6 +229,17 @@ def test_narrow_clips_keep_their_rows(tmp_path, width):
     assert frames.shape == (3, 48, width, 3)
     assert codes(frames) == [0, 1, 2]
     assert frames[0, :8, : width // 8].min() > 200
+
+
+@pytest.mark.parametrize("size", [(33, 47), (17, 31)])
+@pytest.mark.parametrize("suffix", ["webm", "avi"])
+def test_clips_of_odd_sides(tmp_path, suffix, size):
+    data = coded_clip(tmp_path / f"clip.{suffix}", frames=5, size=size)
+    header = check_media(data, suffix)
+    assert (header.height, header.width) == size
+    frames = decode_clip(data, 5, 10, 0.0)
+    assert frames.shape == (5, *size, 3) and codes(frames) == list(range(5))
+    assert frames[0, :4, :4].min() > 200
 
 
 @pytest.mark.parametrize(("rotation", "corner"), [(90, (-2, 2)), (180, (-2, -2)), (270, (2, -2))])

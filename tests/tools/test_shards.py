@@ -110,6 +110,28 @@ def test_ways_to_caption_the_uncaptioned(folder, tmp_path, options, caption):
     assert found["a.jpg"][1] == "picture 0, ünïcode [red]"
 
 
+SCRIPTS = [
+    "a café, naïve",
+    "红色的汽车",
+    "赤い車 🚗",
+    "سيارة حمراء",
+    "รถสีแดง",
+    "e\u0301 combined",
+    "line one\nline two",
+]
+
+
+def test_captions_in_any_script(tmp_path):
+    folder = tmp_path / "photos"
+    for n, text in enumerate(SCRIPTS):
+        picture(folder / f"{text[:3].strip()}{n}.png", n).with_suffix(".txt").write_text(f"\ufeff {text}\r\n", "utf-8")
+    picture(folder / "mute.png").with_suffix(".txt").touch()
+    done = run("make", folder, tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert sorted(caption for _, caption in contents(tmp_path / "out").values()) == sorted(SCRIPTS)
+    assert "no_caption" in done.stdout and "mute.txt is empty" in done.stdout
+
+
 def test_validation_part_goes_by_name(tmp_path):
     folder = tmp_path / "photos"
     for n in range(30):

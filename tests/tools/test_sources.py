@@ -204,7 +204,7 @@ def test_tars_that_img2dataset_wrote(media, tmp_path):
     (tmp_path / "in" / "00000_stats.json").write_text("{}")
     done = run("make", tmp_path / "in", tmp_path / "out")
     assert done.returncode == 0, done.stderr
-    assert "2 tar(s) of samples with captions in .txt or .json" in done.stdout
+    assert "2 tar(s) as img2dataset and video2dataset write them, captions: .txt, else .json" in done.stdout
     assert captions(tmp_path / "out") == {"00000/000000000": "by txt", "00000/000000001": "by json"}
     assert left_out(tmp_path / "out") == {
         "00000/000000002": "no_caption",
