@@ -1,9 +1,10 @@
-"""What packing costs and saves, measured against plain dense batches in the same run.
+"""What mmflow costs and saves, measured against the plain way in the same run.
 
-    python tools/bench.py --group packed [--json FILE]
+    python tools/bench.py --group packed [--json FILE]    packed tokens against plain dense batches
+    python tools/bench.py --group data                    the loader against bare decoding
 
-Both sides have the same weights and do the same work, forward and backward, in turn, so that a noisy machine cancels
-out; medians and their ratio are what to read. Exit status 1 says that a figure was missed.
+Both sides do the same work in turn (packed: with the same weights, forward and backward), so that a noisy machine
+cancels out; medians and their ratio are what to read. Exit status 1 says that a figure was missed.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F  # noqa: N812
+from bench_data import data
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -157,15 +159,16 @@ def packed(rounds: int) -> dict[str, dict[str, float]]:
 def main() -> int:
     """Measures, prints a table, and says by its status whether every figure was reached."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--group", choices=["packed"], default="packed", help="which figures")
+    parser.add_argument("--group", choices=["packed", "data"], default="packed", help="which figures")
     parser.add_argument("--rounds", type=int, default=15, help="interleaved pairs of runs; at least 7")
     parser.add_argument("--json", help="write the figures here as well")
     args = parser.parse_args()
     if args.rounds < 7:
         parser.error(f"--rounds must be at least 7 for a median to mean something, got {args.rounds}")
     torch.manual_seed(0)
-    figures = packed(args.rounds)
-    table = Table(title=f"forward and backward, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    figures = {"packed": packed, "data": data}[args.group](args.rounds)
+    work = {"packed": "forward and backward", "data": "reading"}[args.group]
+    table = Table(title=f"{work}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     for column in ("work", "ours, ms", "peer, ms", "times faster (quartiles)", "reach"):
         table.add_column(column, justify="left" if column == "work" else "right")
     for name, f in figures.items():
