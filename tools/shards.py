@@ -16,7 +16,7 @@ from pathlib import Path
 
 from mmflow.data.caption import CaptionRule
 from mmflow.data.decode import UnreadableSample, check_media, decode_clip, decode_picture
-from mmflow.data.index import Skipped, build_index, index_path, read_index, tar_digest, write_whole
+from mmflow.data.index import ShardIndex, Skipped, build_index, index_path, read_index, tar_digest, write_whole
 from mmflow.data.listing import Columns
 from mmflow.data.make import MakeOptions, Outcome, claim, cut, make_shard
 from mmflow.data.manifest import write_manifest
@@ -29,6 +29,8 @@ from mmflow.data.transform import resize_cover_crop
 LEFT_OUT, CONTACT_SHEET = "left_out.jsonl", "contact_sheet.png"
 THUMBNAILS, THUMBNAIL = 24, 160
 """How many samples the contact sheet shows, and the longer side of each in pixels."""
+LONG = 60
+"""Seconds of a clip beyond which cutting it is advised."""
 
 MAKE = """Turn pictures (jpg png webp gif bmp tiff) and clips (mp4 mov mkv webm avi) into indexed shards. SOURCE is
 
@@ -82,7 +84,10 @@ def make(given: argparse.Namespace) -> int:
         )
     if not manifests[out].samples:
         raise ValueError(f"{source}: all that can be read fell into the validation part: give a smaller --val-fraction")
-    _contact_sheet(out)
+    shards = [read_index(tar) for tar in expand_shards(str(out))]
+    _contact_sheet(out, shards)
+    if long := sum(int((shard.column("duration") > LONG).sum()) for shard in shards):
+        say(f"{long} clips last more than {LONG} s and are read whole for each sample: a list of parts cuts them")
     for place, manifest in manifests.items():
         say_totals(place, manifest)
     if options.val_fraction and not (out / "val").is_dir():
@@ -177,11 +182,10 @@ def _verify_one(tar: str, advance: Advance) -> TarResult:
     return bad, None
 
 
-def _contact_sheet(out: Path) -> None:
+def _contact_sheet(out: Path, shards: Sequence[ShardIndex]) -> None:
     """Captioned thumbnails of samples spread evenly over the training shards."""
     from mmflow.export import caption_grid  # late: torch takes seconds to import
 
-    shards = [read_index(tar) for tar in expand_shards(str(out))]
     places = [(shard, place) for shard in shards for place in range(len(shard))]
     shown = [places[i * len(places) // THUMBNAILS] for i in range(THUMBNAILS)] if len(places) > THUMBNAILS else places
     thumbnails = []
