@@ -22,7 +22,7 @@ from mmflow.data.make import MakeOptions, Outcome, claim, cut, make_shard
 from mmflow.data.manifest import write_manifest
 from mmflow.data.pool import Advance, run_all
 from mmflow.data.recognise import list_source
-from mmflow.data.report import progress, report, say, say_totals
+from mmflow.data.report import console, progress, report, say, say_totals
 from mmflow.data.shard import expand_shards, read_sample
 from mmflow.data.transform import resize_cover_crop
 
@@ -60,7 +60,8 @@ def make(given: argparse.Namespace) -> int:
     rule = CaptionRule(given.caption, given.caption_from == "filename", given.uncaptioned == "keep")
     columns = Columns(given.file_column, given.caption_column, given.start_column, given.end_column, given.template)
     options = MakeOptions(rule, given.samples_per_shard, given.val_fraction)
-    listing = list_source(source, columns, rule, leave=out)
+    with console.status(f"looking at {source}"):
+        listing = list_source(source, columns, rule, leave=out)
     say(f"{source}: {listing.what}: {len(listing.items)} files to put into shards")
     if not listing.items:
         report(listing.skipped)

@@ -181,7 +181,10 @@ class Mix:
             without = f" ({source.uncaptioned} without a caption)" if source.uncaptioned else ""
             lines.append(f"data: {source.size} {source.medium}s{without}{of}, {share / sum(shares):.0%} of each step")
         if self.val_shards is None:
-            held = " and ".join(f"{source.size} {source.medium}s" for source in self.val[0])
+            sizes: Counter[str] = Counter()
+            for source in self.val[0]:
+                sizes[source.medium] += source.size or 0
+            held = " and ".join(f"{number} {medium}s" for medium, number in sizes.items())
             lines.append(f"validation: no data.val_shards, so a hash-chosen 1 % is held out: {held or 'nothing'}")
         return lines
 
