@@ -187,10 +187,11 @@ def test_validate_and_test_use_a_run_by_its_folder(run: Path) -> None:
     assert sorted(path.name for path in (first / "samples").iterdir()) == ["0000.png", "0001.png"]
 
 
-def test_a_formulation_is_its_parts_and_leaves_the_shift(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["edm(-1.20,1.20)", "edm/cos"])
+def test_a_formulation_is_its_parts_and_leaves_the_shift(name: str, tmp_path: Path) -> None:
     config = ("--config", TINY, "--model.objective.shift", "ConstantShift", "--model.objective.shift.value", "3")
-    cli = MmflowCLI(["fit", *config, "--model.formulation", "edm(-1.20,1.20)"], for_use=False)
-    assert cli.model.objective == formulations.parse("edm(-1.20,1.20)", ConstantShift(3.0))
+    cli = MmflowCLI(["fit", *config, "--model.formulation", name], for_use=False)
+    assert cli.model.objective == formulations.parse(name, ConstantShift(3.0))
     # What a run keeps says it in parts, and reads back as the same.
     (tmp_path / "config.yaml").write_text(cli._yaml())
     assert "formulation:" not in cli._yaml()

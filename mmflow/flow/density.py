@@ -6,7 +6,7 @@ two: itself it is drawn from, inside `AsWeight` it weighs.
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import final
 
 import torch
@@ -139,7 +139,7 @@ class Shifted(AbstractDensity):
         alpha: of the shift, > 0.
     """
 
-    density: AbstractDensity = field(default_factory=LogitNormal)
+    density: AbstractDensity
     alpha: float = 3.0
 
     def __post_init__(self) -> None:
@@ -167,7 +167,7 @@ class AsWeight(AbstractDensity):
         density: whose pdf weighs.
     """
 
-    density: AbstractSampler = field(default_factory=LogitNormal)
+    density: AbstractSampler
 
     def quantile(self, u: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         return u

@@ -1,7 +1,7 @@
 """The diffusion paths that the paper compares with: cosine, LDM-linear, and EDM's variance exploding ones."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import final
 
@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mmflow.flow.path import AbstractPath, RectifiedFlow
+from mmflow.flow.path import AbstractPath
 
 EDGE = 4.5
 """Standard deviations of log b that EDM's t covers: beyond, fp32 cannot tell t from 1. One draw in 150,000 is cut."""
@@ -185,7 +185,7 @@ class Exploding(AbstractPath):
         max_noise: largest b, where sampling starts.
     """
 
-    of: AbstractPath = field(default_factory=RectifiedFlow)
+    of: AbstractPath
     min_noise: float = 0.002
     max_noise: float = 80.0
 

@@ -128,6 +128,6 @@ def test_impossible_schedules_are_errors() -> None:
     with pytest.raises(ValueError, match="beta_start"):
         LdmLinear(beta_start=0.02, beta_end=0.01)
     with pytest.raises(ValueError, match="min_noise"):
-        Exploding(min_noise=1.0, max_noise=0.5)
+        Exploding(Cosine(), min_noise=1.0, max_noise=0.5)
     with pytest.raises(ValueError, match="no noise level"):
         Edm(mean=20.0, std=0.1)
