@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 from mmflow.cli import build
+from mmflow.study.plan import read_study
 
 ROOT = Path(__file__).parent.parent
-CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+STUDIES = [path for path in sorted((ROOT / "configs").glob("*.yaml")) if "\naxes:" in path.read_text()]
+CONFIGS = sorted({*(ROOT / "configs").glob("*.yaml")} - {*STUDIES})
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -24,3 +26,13 @@ def test_a_config_says_what_it_is_and_builds(path: Path) -> None:
     assert data.latent_channels == module.backbone.in_channels
     for shape in data.mix.shapes():
         module.backbone.check_shape(*data.encoders.latent_shape(*shape)[1:])
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_a_study_says_how_it_is_run_and_reads(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    for word in ("run", "rank"):
+        assert re.search(rf"^#   {word} +python tools/study.py {word} .*{path.name}", path.read_text(), re.MULTILINE)
+    study = read_study(path)
+    assert study.base == "configs/study_base.yaml" and study.out == f"runs/{path.stem}"
+    assert len(study.cells()) == {"study": 122, "study_screen": 61, "study_confirm": 96, "study_depth": 9}[path.stem]

@@ -1,0 +1,178 @@
+"""One cell of a study, from the first step to its last score. `python -m mmflow.study.cell STUDY.yaml NAME`.
+
+Everything is done once and kept in the cell's folder, so that a cell that was stopped at any moment goes on from there:
+
+    run/             the run itself, as `python -m mmflow fit` leaves it
+    controls.json    what it has in common with the other cells
+    picked.json      the checkpoint with the least validation loss of the averaged weights
+    ema.safetensors  its weights, averaged and raw
+    raw.safetensors
+    scores/          one file per kind of weights and sampling setting
+"""
+
+import csv
+import json
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from mmflow.study.controls import controls_of, require_equal
+from mmflow.study.folder import BUSY, CellBusyError, is_done, lock, score_file
+from mmflow.study.judge import ShapesJudge
+from mmflow.study.plan import Cell, Study, read_study
+from mmflow.train.run import write_json
+
+
+def run_cell(study: Study, cell: Cell) -> None:
+    """Trains, picks, samples and scores, as far as that is not done yet.
+
+    Raises:
+        CellBusyError: if another process works on it.
+        ValueError: if the configuration is wrong, or not the one with which the cell was begun.
+    """
+    folder = study.folder(cell)
+    with lock(folder):
+        if not (folder / "picked.json").is_file():
+            fit(study, cell)
+            pick(folder)
+        if not is_done(study, cell):
+            score(study, cell)
+
+
+def fit(study: Study, cell: Cell) -> None:
+    """Trains the cell by the command line's own `fit`, in this process; continues what was begun."""
+    from mmflow.__main__ import quieten
+    from mmflow.cli import MmflowCLI
+
+    quieten()
+    folder, started = study.folder(cell), time.monotonic()
+    cli = MmflowCLI(study.arguments(cell))
+    config: str = cli._yaml()
+    if not cli.datamodule.is_shapes:
+        raise ValueError("a study scores pictures of the shapes world: data.train_shards cannot be judged")
+    controls = controls_of(config, study.varied(), judged(study, ShapesJudge(cli.datamodule.world, study.judge)))
+    kept = folder / "controls.json"
+    if kept.is_file():
+        require_equal(json.loads(kept.read_text()), controls, f"{folder.name} as it was begun and as it is now")
+    else:
+        write_json(kept, controls)
+    cli.run()
+    before = json.loads((folder / "seconds.json").read_text()) if (folder / "seconds.json").is_file() else 0.0
+    write_json(folder / "seconds.json", before + time.monotonic() - started)
+
+
+def judged(study: Study, judge: ShapesJudge) -> dict[str, Any]:
+    """How a study judges, as a part of its controls."""
+    return {**judge.identity(), "settings": [asdict(s) for s in study.settings], "weights": list(study.weights)}
+
+
+def validation_losses(metrics: Path) -> dict[int, float]:
+    """Optimizer steps done -> validation loss of the averaged weights."""
+    with metrics.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row.get("val/loss")]
+    return {int(row["step"]) + 1: float(row["val/loss"]) for row in rows}
+
+
+def pick(folder: Path) -> None:
+    """Keeps the weights, raw and averaged, of the checkpoint with the least validation loss; drops the checkpoints.
+
+    Raises:
+        ValueError: if no checkpoint was validated.
+    """
+    from safetensors.torch import save_file
+
+    from mmflow.train.weights import load_weights
+
+    run = folder / "run"
+    losses = validation_losses(run / "metrics.csv")
+    saved = {int(path.stem.split("-")[1]): path for path in (run / "checkpoints").glob("step-*.ckpt")}
+    common = sorted(losses.keys() & saved.keys())
+    if not common:
+        raise ValueError(
+            f"{run}: validated after steps {sorted(losses)}, saved after steps {sorted(saved)}: no checkpoint can be "
+            "picked. Set trainer.val_check_interval and checkpoints.every_n_steps of the base to the same number, and "
+            "trainer.max_steps to a multiple of it"
+        )
+    best = min(common, key=lambda step: losses[step])
+    for kind in ("ema", "raw"):
+        weights = {name: value.contiguous() for name, value in load_weights(f"{saved[best]}@{kind}").items()}
+        save_file(weights, folder / f".{kind}.part")
+        (folder / f".{kind}.part").replace(folder / f"{kind}.safetensors")
+    write_json(folder / "picked.json", {"step": best, "val_loss": losses[best], "losses": losses})
+    for path in (run / "checkpoints").glob("*.ckpt"):
+        path.unlink()
+
+
+def score(study: Study, cell: Cell) -> None:
+    """Samples and judges every setting that has not been."""
+    import torch
+
+    from mmflow.batch import request_batches
+    from mmflow.cli import build
+    from mmflow.train.sampling import make
+    from mmflow.train.weights import load_weights
+
+    folder = study.folder(cell)
+    module, data = build(folder / "run" / "config.yaml")
+    judge = ShapesJudge(data.world, study.judge)
+    reference, requests = judge.reference(), judge.requests()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    module.configure_model()
+    network = module.backbone.to(device).eval()
+    for kind in study.weights:
+        network.load_state_dict(load_weights(str(folder / f"{kind}.safetensors")))
+        for setting in study.settings:
+            path = score_file(folder, kind, setting)
+            if path.is_file():
+                continue
+            started = time.monotonic()
+            sampling = replace(
+                module.sampling,
+                num_steps=setting.num_steps,
+                guidance_scale=setting.guidance_scale,
+                solver=solver_of(setting.solver),
+            )
+            made: dict[int, Any] = {}
+            for batch in request_batches(requests, sampling.batch_size):
+                frames = make(network, module.objective, data.encoders, batch, sampling, device)
+                made |= {request.index: each for request, each in zip(batch, frames, strict=True)}
+            numbers = judge([made[request.index] for request in requests], reference)
+            path.parent.mkdir(exist_ok=True)
+            numbers["evaluations"] = sampling.solver.evaluations(setting.num_steps)
+            write_json(path, numbers | {"seconds": round(time.monotonic() - started, 2)})
+            print(f"{kind} {setting}: score {numbers['score']:.3f}, kernel {numbers['kernel']:.3f}", flush=True)
+
+
+def solver_of(name: str) -> Any:
+    """A solver by its class's name.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    from mmflow.flow import solver
+
+    solvers = {each.__name__: each for each in solver.AbstractSolver.__subclasses__()}
+    if name not in solvers:
+        raise ValueError(f"unknown solver {name!r}; there are {', '.join(solvers)}")
+    return solvers[name]()
+
+
+def main(arguments: list[str]) -> int:
+    """The cell of that name in the study's file."""
+    study = read_study(arguments[0])
+    cells = {cell.name: cell for cell in study.cells()}
+    try:
+        run_cell(study, cells[arguments[1]])
+    except CellBusyError:
+        print(f"{arguments[1]} is being worked on by another process")
+        return BUSY
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,43 @@
+"""A cell's folder: where its scores lie, whether it is done, and who works on it."""
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mmflow.study.plan import Cell, Setting, Study
+
+BUSY = 75
+"""Exit status of a cell that another process works on (EX_TEMPFAIL)."""
+
+
+class CellBusyError(Exception):
+    """Another process works on this cell."""
+
+
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Holds the cell for this process; the system lets go of it when the process ends, however it ends.
+
+    Raises:
+        CellBusyError: if another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise CellBusyError(str(folder)) from error
+        yield
+
+
+def score_file(folder: Path, weights: str, setting: Setting) -> Path:
+    """Where the numbers of one kind of weights in one sampling setting lie."""
+    name = f"{weights}-{setting.solver}-{setting.num_steps}-cfg{setting.guidance_scale:g}"
+    return folder / "scores" / f"{name}.json"
+
+
+def is_done(study: Study, cell: Cell) -> bool:
+    """Whether nothing is left to do."""
+    folder = study.folder(cell)
+    return all(score_file(folder, weights, s).is_file() for weights in study.weights for s in study.settings)

@@ -1,0 +1,104 @@
+"""The tidy table of a study: one row per cell, kind of weights and sampling setting; parquet and CSV."""
+
+import csv
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mmflow.study.controls import fingerprint, require_equal
+from mmflow.study.folder import score_file
+from mmflow.study.plan import Study
+
+Row = dict[str, Any]
+KEYS = ("weights", "solver", "num_steps", "guidance_scale")
+"""Columns that name a sampling setting; those before `weights` name a cell."""
+TEXT = ("controls", "weights", "solver")
+
+
+def collect(study: Study) -> tuple[list[Row], list[str]]:
+    """All rows that there are, and what is missing, in words.
+
+    Raises:
+        ValueError: if two cells have unequal controls.
+    """
+    rows: list[Row] = []
+    missing: list[str] = []
+    first: tuple[str, dict[str, Any]] | None = None
+    for cell in study.cells():
+        folder, begun = study.folder(cell), len(rows)
+        if (folder / "picked.json").is_file():
+            controls = json.loads((folder / "controls.json").read_text())
+            first = first or (folder.name, controls)
+            require_equal(first[1], controls, f"{first[0]} and {folder.name}")
+            picked = json.loads((folder / "picked.json").read_text())
+            seconds = json.loads((folder / "seconds.json").read_text())
+            shared = {"step": picked["step"], "val_loss": picked["val_loss"], "train_seconds": round(seconds, 1)}
+            for weights in study.weights:
+                for s in study.settings:
+                    path = score_file(folder, weights, s)
+                    if path.is_file():
+                        keys = dict(zip(KEYS, (weights, s.solver, s.num_steps, s.guidance_scale), strict=True))
+                        numbers = json.loads(path.read_text())
+                        rows.append({**cell.labels, **keys, **shared, **numbers, "controls": fingerprint(controls)})
+        have, all_ = len(rows) - begun, len(study.weights) * len(study.settings)
+        if have < all_:
+            what = ", ".join(f"{name} {value}" for name, value in cell.labels.items())
+            missing.append(f"{what}: {have} of {all_} settings")
+    return rows, missing
+
+
+def write_table(rows: Sequence[Row], folder: Path) -> Path:
+    """`table.parquet` and `table.csv`, written whole or not at all."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    columns = {name: [row.get(name) for row in rows] for name in names}
+    folder.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns), folder / ".table.parquet.part")
+    os.replace(folder / ".table.parquet.part", folder / "table.parquet")
+    with (folder / ".table.csv.part").open("w", newline="") as file:
+        writer = csv.DictWriter(file, names, restval="")
+        writer.writeheader()
+        writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+    os.replace(folder / ".table.csv.part", folder / "table.csv")
+    return folder / "table.csv"
+
+
+def read_table(path: str | Path) -> list[Row]:
+    """The rows of a table, or of the table in a study's folder. Labels are text, everything else is a number.
+
+    Raises:
+        ValueError: if there is none, or it is none.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / "table.parquet"
+    if not path.is_file():
+        raise ValueError(f"no table at {path}: `study.py collect --config STUDY.yaml` writes it")
+    if path.suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        rows: list[Row] = pq.read_table(path).to_pylist()
+    else:
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+    if not rows or any(key not in rows[0] for key in KEYS):
+        raise ValueError(f"{path} is no table of a study: it needs the columns {', '.join(KEYS)}")
+    numbers = list(rows[0])[list(rows[0]).index("weights") :]
+    return [{k: _number(path, k, v) if k in numbers and k not in TEXT else str(v) for k, v in r.items()} for r in rows]
+
+
+def _number(path: Path, name: str, value: Any) -> float | None:
+    try:
+        return None if value in ("", None) else float(value)
+    except ValueError as error:
+        raise ValueError(f"{path}: {name} must be a number, got {value!r}") from error
+
+
+def label_columns(rows: Sequence[Row]) -> list[str]:
+    """The columns that name a cell."""
+    names = list(rows[0])
+    return names[: names.index("weights")]

@@ -1,0 +1,74 @@
+"""Launching cells, with a stand-in for Python that writes down what it was asked and ends as told."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mmflow.study.folder import BUSY
+from mmflow.study.launch import Outcome, run_locally, submit, write_array
+from mmflow.study.plan import Study
+
+TINY = str(Path(__file__).parent.parent / "tiny.yaml")
+STAND_IN = """#!/bin/bash
+touch "{folder}/running-$$"; ls "{folder}" | grep -c running >> "{folder}/at-once"; sleep 0.3; rm "{folder}/running-$$"
+echo "$4 threads $OMP_NUM_THREADS" >> "{folder}/asked"
+echo "the end of the log"
+case "$4" in rf_1*) exit 1;; rf_2*) exit {busy};; esac
+"""
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+    stand_in = tmp_path / "python"
+    stand_in.write_text(STAND_IN.format(folder=tmp_path, busy=BUSY))
+    stand_in.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(stand_in))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    return Study(TINY, str(tmp_path / "out"), {"model.formulation": ["rf"]}, seeds=(0, 1, 2, 3))
+
+
+def test_cells_run_so_many_at_a_time_and_every_end_is_told(study: Study, tmp_path: Path) -> None:
+    outcomes: list[Outcome] = []
+    run_locally(study, tmp_path / "study.yaml", study.cells(), 2, outcomes.append)
+    assert {each.cell.labels["seed"]: each.status for each in outcomes} == {"0": 0, "1": 1, "2": BUSY, "3": 0}
+    assert all("the end of the log" in each.tail for each in outcomes)
+    assert max(map(int, (tmp_path / "at-once").read_text().split())) == 2
+    threads = max(1, (os.cpu_count() or 1) // 2)
+    asked = (tmp_path / "asked").read_text().splitlines()
+    assert sorted(asked) == sorted(f"{cell.name} threads {threads}" for cell in study.cells())
+
+
+def test_whoever_stops_the_runner_stops_its_cells(study: Study, tmp_path: Path) -> None:
+    def stop(outcome: Outcome) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_locally(study, tmp_path / "study.yaml", study.cells(), 2, stop)
+    assert len((tmp_path / "asked").read_text().splitlines()) <= 3
+
+
+def test_an_array_has_one_task_per_cell(study: Study, tmp_path: Path) -> None:
+    script = write_array(study, tmp_path / "study.yaml", study.cells()[1:], 8, ["--gres=gpu:1"])
+    text = script.read_text()
+    assert "#SBATCH --array=1-3%8\n" in text and "#SBATCH --gres=gpu:1\n" in text and "--requeue" in text
+    for task, cell in enumerate(study.cells()[1:], start=1):
+        subprocess.run(["bash", str(script)], env={**os.environ, "SLURM_ARRAY_TASK_ID": str(task)}, capture_output=True)
+        assert (tmp_path / "asked").read_text().splitlines()[-1].startswith(cell.name)
+
+
+def test_submitting_says_what_slurm_says(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = write_array(study, tmp_path / "study.yaml", study.cells(), 1, [])
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    with pytest.raises(ValueError, match=r"no sbatch here(.|\n)*without --launcher slurm"):
+        submit(script)
+    (tmp_path / "bin").mkdir()
+    sbatch = tmp_path / "bin" / "sbatch"
+    sbatch.write_text('#!/bin/bash\necho "Submitted batch job 7"\n')
+    sbatch.chmod(0o755)
+    assert submit(script) == "Submitted batch job 7"
+    sbatch.write_text("#!/bin/bash\necho no such partition >&2; exit 1\n")
+    with pytest.raises(ValueError, match="no such partition"):
+        submit(script)

@@ -1,0 +1,192 @@
+"""Train a configuration along axes under equal controls, score every run, and rank them as the SD3 paper does.
+
+python tools/study.py run --config configs/study.yaml        train, sample and score all cells; goes on where it stopped
+python tools/study.py collect --config configs/study.yaml    write the table of what there is so far
+python tools/study.py rank TABLE_OR_FOLDER                   non-dominated sorting, mean ranks, intervals, ties
+python tools/study.py plot TABLE_OR_FOLDER                   score and distance against steps; chart of the ranks
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from mmflow.metrics.ranking import Standing, separated_share
+
+console = Console(width=None if Console().is_terminal else 120)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs what is left to do; the table grows with every cell."""
+    from mmflow.study.launch import Outcome, run_locally, submit, unfinished, write_array
+    from mmflow.study.plan import read_study
+
+    study = read_study(args.config)
+    total, cells = len(study.cells()), [cell for cell in unfinished(study) if args.only in cell.name]
+    console.print(f"{escape(study.out)}: {total} cells, {len(cells)} to run")
+    if not cells:
+        return collect(args)
+    if args.launcher == "slurm":
+        script = write_array(study, args.config, cells, args.processes, args.sbatch)
+        console.print(f"wrote {escape(str(script))}", soft_wrap=True)
+        if not args.dry_run:
+            console.print(escape(submit(script)))
+        return 0
+    failed: list[str] = []
+    ended_cells = 0
+
+    def ended(outcome: Outcome) -> None:
+        nonlocal ended_cells
+        ended_cells += 1
+        from mmflow.study.folder import BUSY
+
+        word = {0: "done", BUSY: "left to another process"}.get(outcome.status, "[red]FAILED[/]")
+        what = escape(outcome.cell.name)
+        console.print(f"{ended_cells}/{len(cells)}  {what}  {word}  {outcome.seconds:.0f} s", soft_wrap=True)
+        if outcome.status == 0:
+            _write(study, quiet=True)
+        elif outcome.status != BUSY:
+            failed.append(outcome.cell.name)
+            console.print(escape(f"  log: {study.folder(outcome.cell) / 'log.txt'}\n{outcome.tail}"), soft_wrap=True)
+
+    run_locally(study, args.config, cells, args.processes, ended)
+    status = collect(args)
+    if failed:
+        console.print(f"[red]{len(failed)} cell(s) failed[/]; `run` tries them again: {escape(', '.join(failed))}")
+    return 1 if failed else status
+
+
+def collect(args: argparse.Namespace) -> int:
+    """Writes the table of what there is, and says what is missing."""
+    from mmflow.study.plan import read_study
+
+    _write(read_study(args.config), quiet=False)
+    return 0
+
+
+def _write(study: Any, quiet: bool) -> None:
+    from mmflow.study.table import collect as gather
+    from mmflow.study.table import write_table
+
+    rows, missing = gather(study)
+    if rows:
+        path = write_table(rows, Path(study.out))
+        if not quiet:
+            console.print(f"{len(rows)} rows: {escape(str(path))}, table.parquet beside it", soft_wrap=True)
+    if missing and not quiet:
+        console.print(f"{len(missing)} cells are not whole:")
+        for line in missing:
+            console.print("  " + escape(line), soft_wrap=True)
+
+
+def rank(args: argparse.Namespace) -> int:
+    """Prints the table of ranks."""
+    from mmflow.study.standing import rank_columns
+
+    rows, by, expected = _rows(args)
+    found = rank_columns(rows, by, _metrics(args), expected)
+    console.print(rank_table(by, found))
+    first = next(iter(found.values()))
+    if any(each.low == each.low for each in first):
+        console.print(
+            f"{separated_share(first):.0%} of the pairs have intervals that do not overlap; = is a tie. Intervals: "
+            "training seeds drawn anew, metrics moved by their standard errors; one seed says nothing of other seeds"
+        )
+    else:
+        console.print("no intervals: one seed, and no standard errors in this table")
+    return 0
+
+
+def rank_table(by: str, found: dict[str, list[Standing]]) -> Table:
+    """The ranks for people, best first."""
+    grid = Table(title=f"Mean rank of {by}, non-dominated sorting", title_justify="left")
+    titles = list(found)
+    for name in ("place", by, titles[0], "95 %", *titles[1:]):
+        grid.add_column(name, justify="left" if name == by else "right")
+    others = [{each.name: each.rank for each in found[title]} for title in titles[1:]]
+    for each in found[titles[0]]:
+        interval = f"{each.low:.2f} - {each.high:.2f}" if each.low == each.low else ""
+        place = f"{each.place}{'=' if each.tied else ' '}"
+        grid.add_row(place, escape(each.name), f"{each.rank:.2f}", interval, *(f"{r[each.name]:.2f}" for r in others))
+    return grid
+
+
+def plot(args: argparse.Namespace) -> int:
+    """Draws score and distance against steps, and the ranks."""
+    from mmflow.study.plot import plot_ranks, plot_steps
+    from mmflow.study.standing import rank_columns
+
+    rows, by, expected = _rows(args)
+    out = Path(args.out) if args.out else Path(args.table) if Path(args.table).is_dir() else Path(args.table).parent
+    out.mkdir(parents=True, exist_ok=True)
+    found = rank_columns(rows, by, _metrics(args), expected)
+    paths = plot_steps(rows, by, out / "steps.png", _metrics(args)), plot_ranks(found["all"], out / "ranks.png")
+    console.print(", ".join(map(str, paths)), soft_wrap=True)
+    return 0
+
+
+def _metrics(args: argparse.Namespace) -> Any:
+    from mmflow.study.standing import Metrics
+
+    return Metrics(args.score, args.distance)
+
+
+def _rows(args: argparse.Namespace) -> tuple[list[dict[str, Any]], str, list[dict[str, str]] | None]:
+    """The table, the column that is ranked, and, with --config, the cells that it must hold."""
+    from mmflow.study.table import label_columns, read_table
+
+    rows = read_table(args.table)
+    if args.config is None:
+        return rows, args.by or label_columns(rows)[0], None
+    from mmflow.study.plan import read_study
+
+    study = read_study(args.config)
+    return rows, args.by or study.rows, [cell.labels for cell in study.cells()]
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = top.add_subparsers(dest="verb", required=True)
+    for verb, does in ((run, "train, sample, score"), (collect, "write the table")):
+        sub = verbs.add_parser(verb.__name__, help=does)
+        sub.add_argument("--config", type=Path, required=True, help="the study's YAML")
+        sub.set_defaults(function=verb)
+    sub = verbs.choices["run"]
+    sub.add_argument("--processes", type=int, default=1, help="cells at a time")
+    sub.add_argument("--launcher", choices=("local", "slurm"), default="local")
+    sub.add_argument("--sbatch", nargs="*", default=[], help='SLURM options, as in --sbatch="--gres=gpu:1"')
+    sub.add_argument("--dry-run", action="store_true", help="slurm: write the script, do not submit it")
+    sub.add_argument("--only", default="", help="cells whose name contains this")
+    for verb, does in ((rank, "rank table"), (plot, "figures")):
+        sub = verbs.add_parser(verb.__name__, help=does)
+        sub.add_argument("table", help="table.csv, table.parquet, or the study's folder")
+        sub.add_argument("--config", type=Path, help="the study's YAML: every cell of it must be in the table")
+        sub.add_argument("--by", help="column to rank; the first one if not given")
+        sub.add_argument("--score", default="score", help="column to maximise")
+        sub.add_argument("--distance", default="kernel", help="column to minimise: kernel or frechet")
+        sub.set_defaults(function=verb)
+    verbs.choices["plot"].add_argument("--out", help="folder of the figures; beside the table if not given")
+    return top
+
+
+def main() -> int:
+    """Runs one verb; errors in what the user gave end with one message."""
+    args = parser().parse_args()
+    if getattr(args, "processes", 1) < 1:
+        console.print("error: --processes must be at least 1")
+        return 1
+    try:
+        status: int = args.function(args)
+    except (ValueError, OSError) as error:
+        console.print(f"error: {escape(str(error))}", soft_wrap=True)
+        return 1
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
