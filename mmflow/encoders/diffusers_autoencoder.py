@@ -107,7 +107,7 @@ class DiffusersAutoencoder(AbstractAutoencoder):
     def loaded(self) -> tuple[Any, Numbers, Numbers]:
         """The network, on the host, with the shift and scale that its latents are normalised by."""
         network = self._network.load()
-        return network, self._shift, self._scale
+        return network, *self._shift_and_scale()
 
     def _load(self, dtype: torch.dtype) -> Any:
         require("diffusers", "transformers")

@@ -45,7 +45,7 @@ class SdpaAttention(AbstractAttention):
         if q.device.type == "cpu" and q.dtype == torch.bfloat16:
             # torch's bf16 flash kernel for CPUs runs at half the speed of explicit products (docs: README, Speed).
             each = torch.full((q.shape[0],), q.shape[1])
-            return ragged_attention(*(x.flatten(0, 1) for x in (q, k, v)), each).view(q.shape)
+            return ragged_attention(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), each).view(q.shape)
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
 
