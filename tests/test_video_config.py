@@ -48,7 +48,7 @@ def overrides(sd3: Path, folder: Path) -> list[str]:
     values |= {"data.resolution": 32, "data.aspects": "[1.0]", "data.frames": 4, "data.batch_size": 4}
     values |= {"data.val_samples": 4, "data.num_workers": 0, "trainer.accumulate_grad_batches": 2}
     values |= {"model.precision": "fp32", "model.sampling.num_steps": 2, "model.sampling.precision": "fp32"}
-    values |= {"previews.every_n_steps": 2, "previews.num_pictures": 2, "previews.num_clips": 1}
+    values |= {"previews.every_n_steps": 4, "previews.num_pictures": 2, "previews.num_clips": 1}
     values |= {"checkpoints.every_n_steps": 2, "ema.every_n_steps": 1, "wandb.mode": "off"}
     values |= {"trainer.val_check_interval": 4, "trainer.log_every_n_steps": 1, "model.lr_schedule.warmup_steps": 1}
     return [word for key, value in values.items() for word in (f"--{key}", str(value))]

@@ -56,7 +56,7 @@ class ClipEncoder:
         )
         self.pooled, self.pad_id = pooled, pad_id
         self._declared = width
-        self.width = self._widths() if width is None else width
+        self.width = self._widths() if width is None or self._network.is_here() else width
 
     def _widths(self) -> int:
         width = _checked_width(self._network, "hidden_size", self._declared)
@@ -127,7 +127,10 @@ class T5Encoder:
             path, subfolder, tokenizer_subfolder, lambda library, _: library.T5EncoderModel, max_length, dtype, device
         )
         self._declared, self.max_length = width, max_length
-        self.width = _checked_width(self._network, "d_model", None) if width is None else width
+        self.width = self._found_width() if width is None or self._network.is_here() else width
+
+    def _found_width(self) -> int:
+        return _checked_width(self._network, "d_model", self._declared)
 
     def folder(self, part: Literal["text_encoder", "tokenizer"]) -> tuple[str, str]:
         """(folder or repository id, subfolder) of the network or of its tokenizer."""
@@ -136,7 +139,7 @@ class T5Encoder:
 
     def load(self) -> None:
         """Reads the weights; ValueError if they cannot be had or have another width than the declared."""
-        _checked_width(self._network, "d_model", self._declared)
+        self._found_width()
         self._network.load()
 
     def states(self, captions: list[str], device: torch.device, layout: TextLayout) -> TokenStates:
@@ -164,7 +167,7 @@ class TransformersEncoder(AbstractTextEncoder):
 
     Args:
         path: a folder or a repository id.
-        width: of a token; null reads it from config.json.
+        token_width: of a token; null reads it from config.json.
         max_length: captions are cut after this many tokens.
         pooled: the mean of a caption's tokens, its first or its last one.
         dtype: of the weights and the arithmetic.
@@ -174,15 +177,17 @@ class TransformersEncoder(AbstractTextEncoder):
     def __init__(
         self,
         path: str,
-        width: int | None = None,
+        token_width: int | None = None,
         max_length: int = 128,
         pooled: Literal["mean", "first", "last"] = "mean",
         dtype: Dtype = "fp32",
         device: Place = "same",
     ) -> None:
         self._network = TextNetwork(path, "", "", _any_text_model, max_length, dtype, device)
-        self.pooled, self._declared = pooled, width
-        self.width = self._found_width() if width is None else width
+        self.pooled, self._declared = pooled, token_width
+        # Not called `width`: a configuration that goes over from HashedWords would carry that one along.
+        here = self._network.is_here()
+        self.token_width = self._found_width() if token_width is None or here else token_width
 
     def _found_width(self) -> int:
         name = "d_model" if "d_model" in self._network.config() else "hidden_size"
@@ -194,11 +199,11 @@ class TransformersEncoder(AbstractTextEncoder):
 
     @property
     def context_width(self) -> int:
-        return self.width
+        return self.token_width
 
     @property
     def pooled_width(self) -> int:
-        return self.width
+        return self.token_width
 
     def load(self) -> None:
         self._found_width()
@@ -213,8 +218,12 @@ class TransformersEncoder(AbstractTextEncoder):
             states, lengths = output.last_hidden_state.float(), mask.sum(1)
             if self.pooled == "mean":
                 return states, (states * mask[..., None]).sum(1) / lengths[:, None]
-            return states, states[torch.arange(len(mask)), 0 if self.pooled == "first" else lengths - 1]
+            return states, states[
+                torch.arange(len(mask), device=mask.device), 0 if self.pooled == "first" else lengths - 1
+            ]
 
         seen = [i for i, text in enumerate(captions) if text.strip() and (kept is None or bool(kept[i, 0]))]
         said = self._network.run([captions[i] for i in seen], where, read) if seen else None
-        return join([Part.of([Voice(seen, said, self.width, self.width)], len(captions), where)], self.width)
+        return join(
+            [Part.of([Voice(seen, said, self.token_width, self.token_width)], len(captions), where)], self.token_width
+        )

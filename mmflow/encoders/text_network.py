@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, final
 
 import torch
@@ -70,6 +71,10 @@ class TextNetwork:
         self.max_length, self._architecture = max_length, architecture
         self._network = Frozen(self._load, dtype, device)
         self._tokenizer: Any = None
+
+    def is_here(self) -> bool:
+        """Whether its folder is on this machine, so that a declared width can be checked without asking a network."""
+        return (Path(self.path).expanduser() / self.subfolder / "config.json").is_file()
 
     def config(self) -> dict[str, Any]:
         """config.json; of a model of text and pictures the part about text, and the width both are projected to: the

@@ -24,7 +24,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
         lambda: DiffusersAutoencoder("owner/gated-model", "vae", 16, (1, 8, 8)).load(),
         lambda: ClipEncoder("owner/gated-model", width=768).load(),
         lambda: T5Encoder("owner/gated-model"),
-        lambda: TransformersEncoder("owner/gated-model", width=384).load(),
+        lambda: TransformersEncoder("owner/gated-model", token_width=384).load(),
     ],
 )
 def test_a_repository_that_cannot_be_reached(load: object) -> None:

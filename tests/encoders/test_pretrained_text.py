@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from mmflow.__main__ import main
 from mmflow.batch import TextFeatures
 from mmflow.encoders.joint_text import JointTextEncoder
 from mmflow.encoders.pretrained_text import ClipEncoder, T5Encoder, TransformersEncoder
@@ -113,15 +114,29 @@ def test_whole_models_give_their_text_half(tmp_path: Path, sd3: Path) -> None:
     assert (joint.context_width, joint.pooled_width, features.pooled.shape) == (32, 0, (4, 0))
 
 
-def test_another_width_than_declared(sd3: Path) -> None:
-    for encoder in (
-        ClipEncoder(str(sd3), "text_encoder", "tokenizer", width=768),
-        T5Encoder(str(sd3), "text_encoder_3", "tokenizer_3", width=4096),
+def test_another_width_than_declared(sd3: Path, minilm: Path) -> None:
+    """Of a folder that is here it is told at once; of a repository, when it is loaded."""
+    for make, said in (
+        (lambda: ClipEncoder(str(sd3), "text_encoder", "tokenizer", width=768), f"hidden_size {CLIP_L}, .* says 768"),
+        (lambda: T5Encoder(str(sd3), "text_encoder_3", "tokenizer_3", width=4096), f"d_model {T5}, .* says 4096"),
+        (lambda: TransformersEncoder(str(minilm), token_width=24), "hidden_size 384, .* says 24"),
     ):
-        with pytest.raises(
-            ValueError, match=rf"(hidden_size {CLIP_L}|d_model {T5}), the configuration says (768|4096)"
-        ):
-            encoder.load()
+        with pytest.raises(ValueError, match=said):
+            make()
+
+
+def test_a_run_with_a_real_encoder(minilm: Path, tmp_path: Path) -> None:
+    """Trains on the shapes world and makes a picture: the real command, real text features."""
+    config = (Path(__file__).parent.parent / "tiny.yaml").read_text()
+    start, end = config.index("  text_encoder:"), config.index("  batch_size:")
+    (tmp_path / "config.yaml").write_text(config[:start] + config[end:])
+    text = "--data.text_encoder mmflow.encoders.pretrained_text.TransformersEncoder --data.text_encoder.path"
+    widths = "--model.backbone.context_width 384 --model.backbone.pooled_width 384 --trainer.max_steps 2"
+    run = tmp_path / "run"
+    main(["fit", "--config", str(tmp_path / "config.yaml"), "--trainer.default_root_dir", str(run), *text.split(),
+          str(minilm), *widths.split()])  # fmt: skip
+    main(["predict", "--ckpt_path", str(run), "--data.prompts", "a red circle"])
+    assert (run / "predictions" / "00000.png").stat().st_size > 0
 
 
 def test_weights_with_holes_are_not_filled_with_random_numbers(sd3: Path, tmp_path: Path) -> None:
