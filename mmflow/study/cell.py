@@ -12,6 +12,7 @@ Everything is done once and kept in the cell's folder, so that a cell that was s
 
 import csv
 import json
+import os
 import sys
 import time
 from dataclasses import asdict, replace
@@ -47,6 +48,7 @@ def fit(study: Study, cell: Cell) -> None:
     from mmflow.cli import MmflowCLI
 
     quieten()
+    drop_unvalidated(study.folder(cell) / "run")
     folder, started = study.folder(cell), time.monotonic()
     cli = MmflowCLI(study.arguments(cell))
     config: str = cli._yaml()
@@ -75,6 +77,29 @@ def validation_losses(metrics: Path) -> dict[int, float]:
     return {int(row["step"]) + 1: float(row["val/loss"]) for row in rows}
 
 
+def saved_steps(run: Path) -> dict[int, Path]:
+    """Optimizer steps done -> checkpoint."""
+    return {int(path.stem.split("-")[1]): path for path in (run / "checkpoints").glob("step-*.ckpt")}
+
+
+def drop_unvalidated(run: Path) -> None:
+    """Goes back to before a checkpoint that was saved but not validated, where a run was stopped between the two.
+
+    A run that is continued there would never validate it, and so never pick it.
+    """
+    losses = validation_losses(run / "metrics.csv") if (run / "metrics.csv").is_file() else {}
+    saved = saved_steps(run)
+    unvalidated = saved.keys() - losses.keys()
+    if not unvalidated:
+        return
+    for step in unvalidated:
+        saved.pop(step).unlink()
+    last = run / "checkpoints" / "last.ckpt"
+    last.unlink(missing_ok=True)
+    if saved:
+        os.link(saved[max(saved)], last)
+
+
 def pick(folder: Path) -> None:
     """Keeps the weights, raw and averaged, of the checkpoint with the least validation loss; drops the checkpoints.
 
@@ -87,7 +112,7 @@ def pick(folder: Path) -> None:
 
     run = folder / "run"
     losses = validation_losses(run / "metrics.csv")
-    saved = {int(path.stem.split("-")[1]): path for path in (run / "checkpoints").glob("step-*.ckpt")}
+    saved = saved_steps(run)
     common = sorted(losses.keys() & saved.keys())
     if not common:
         raise ValueError(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mmflow.study.cell import run_cell
+from mmflow.study.cell import drop_unvalidated, run_cell
 from mmflow.study.folder import CellBusyError, is_done, lock, score_file
 from mmflow.study.launch import unfinished
 from mmflow.study.plan import Study, read_study
@@ -166,6 +166,22 @@ def test_checkpoints_that_were_never_validated_cannot_be_picked(tmp_path: Path) 
     study = read_study(write_study(tmp_path, fixed={**fixed, "data.val_samples": 0}))
     with pytest.raises(ValueError, match=r"val_check_interval and checkpoints\.every_n_steps"):
         run_cell(study, study.cells()[0])
+
+
+def test_a_checkpoint_that_was_saved_but_not_validated_is_made_again(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "metrics.csv").write_text("step,train/loss,val/loss\n0,1.0,\n1,1.0,\n1,,0.9\n2,1.0,\n3,1.0,\n")
+    for name in ("step-000000002", "step-000000004", "last"):
+        (tmp_path / "checkpoints" / f"{name}.ckpt").write_text(name)
+    for _ in range(2):
+        drop_unvalidated(tmp_path)
+        assert {path.name: path.read_text() for path in (tmp_path / "checkpoints").iterdir()} == {
+            "step-000000002.ckpt": "step-000000002",
+            "last.ckpt": "step-000000002",
+        }
+    (tmp_path / "metrics.csv").unlink()
+    drop_unvalidated(tmp_path)
+    assert not list((tmp_path / "checkpoints").iterdir())
 
 
 def test_two_processes_do_not_work_on_one_cell(tmp_path: Path) -> None:
