@@ -10,7 +10,7 @@ from jsonargparse import Namespace, set_parsing_settings
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from mmflow.data.module import FlowData
-from mmflow.flow import formulations
+from mmflow.flow import adaptive, formulations  # noqa: F401 - `adaptive` for its short name on the command line
 from mmflow.train.checkpoint import Checkpoints
 from mmflow.train.ema import Ema
 from mmflow.train.loggers import RunCsv, make_wandb

@@ -35,6 +35,9 @@ class AbstractDensity(ABC):
     def weight(self, t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """What the loss at a t that was drawn here is multiplied by."""
 
+    def observe(self, t: Float[Tensor, " B"], second_moment: Float[Tensor, " B"]) -> None:  # noqa: B027
+        """Told after every training loss: w^2 times the mean squared error at each t that was drawn. Most ignore it."""
+
 
 class AbstractSampler(AbstractDensity):
     """A density that says what it says by where it draws, and leaves the loss alone."""

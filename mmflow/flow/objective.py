@@ -57,7 +57,10 @@ class FlowObjective:
         outputs = self._outputs(backbone, z, t, conditioning)
         targets = tuple(self.prediction.target(self.path, x, e, s) for x, e, s in zip(x0, eps, ts, strict=True))
         error = mean_squares(outputs, targets, conditioning, t)
-        return self.density.weight(drawn) * self.prediction.weight(self.path, t) * error, t
+        weight = self.prediction.weight(self.path, t)
+        loss = self.density.weight(drawn) * weight * error
+        self.density.observe(drawn, weight.square() * error)
+        return loss, t
 
     def time(self, u: Float[Tensor, " B"], x0: Groups) -> Float[Tensor, " B"]:
         """t of each sample: the density's quantile at u, shifted by the sample's size (eq 23).

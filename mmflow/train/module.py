@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 from lightning.pytorch.callbacks import Timer
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmflow.batch import Batch, Codec, Request, Whole
 from mmflow.flow import formulations
@@ -63,6 +63,8 @@ class FlowModule(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.objective = objective if formulation is None else formulations.instead(objective, formulation)
+        if isinstance(self.objective.density, nn.Module):
+            self.density = self.objective.density  # what a density has learned is part of checkpoints
         self.optimizer_recipe, self.lr_schedule = optimizer, lr_schedule
         self.sampling, self.precision, self.init_from = sampling, precision, init_from
         with torch.device("meta"):
