@@ -15,7 +15,7 @@ import json
 import os
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ def fit(study: Study, cell: Cell) -> None:
     config: str = cli._yaml()
     if not cli.datamodule.is_shapes:
         raise ValueError("a study scores pictures of the shapes world: data.train_shards cannot be judged")
-    controls = controls_of(config, study.varied(), judged(study, ShapesJudge(cli.datamodule.world, study.judge)))
+    controls = controls_of(config, study.varied(), ShapesJudge(cli.datamodule.world, study.judge).identity())
     kept = folder / "controls.json"
     if kept.is_file():
         require_equal(json.loads(kept.read_text()), controls, f"{folder.name} as it was begun and as it is now")
@@ -63,11 +63,6 @@ def fit(study: Study, cell: Cell) -> None:
     cli.run()
     before = json.loads((folder / "seconds.json").read_text()) if (folder / "seconds.json").is_file() else 0.0
     write_json(folder / "seconds.json", before + time.monotonic() - started)
-
-
-def judged(study: Study, judge: ShapesJudge) -> dict[str, Any]:
-    """How a study judges, as a part of its controls."""
-    return {**judge.identity(), "settings": [asdict(s) for s in study.settings], "weights": list(study.weights)}
 
 
 def validation_losses(metrics: Path) -> dict[int, float]:

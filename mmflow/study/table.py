@@ -4,6 +4,7 @@ import csv
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ def collect(study: Study) -> tuple[list[Row], list[str]]:
     """All rows that there are, and what is missing, in words.
 
     Raises:
-        ValueError: if two cells have unequal controls.
+        ValueError: if two cells have unequal controls, or were judged by more or less than the study asks for now.
     """
     rows: list[Row] = []
     missing: list[str] = []
@@ -30,6 +31,10 @@ def collect(study: Study) -> tuple[list[Row], list[str]]:
         folder, begun = study.folder(cell), len(rows)
         if (folder / "picked.json").is_file():
             controls = json.loads((folder / "controls.json").read_text())
+            asked = {f"judged.{name}": value for name, value in asdict(study.judge).items()}
+            require_equal(
+                {name: controls.get(name) for name in asked}, asked, f"{folder.name} as judged and this study"
+            )
             first = first or (folder.name, controls)
             require_equal(first[1], controls, f"{first[0]} and {folder.name}")
             picked = json.loads((folder / "picked.json").read_text())

@@ -148,6 +148,9 @@ def test_unequal_controls_are_refused_with_the_difference(done: Path) -> None:
             collect(study)
     finally:
         (folder / "controls.json").write_text(kept)
+    with pytest.raises(ValueError, match=r"as judged and this study differ(.|\n)*judged\.images: 1 -> 2"):
+        collect(read_study(write_study(done, judge={"prompts": 1, "images": 2})))
+    write_study(done)
 
 
 def test_a_begun_cell_does_not_go_on_with_another_base(done: Path, tmp_path: Path) -> None:
