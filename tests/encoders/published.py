@@ -1,11 +1,14 @@
 """Tiny random networks in the layouts that the real ones are published in, written by their own `save_pretrained`.
 
 `clip_merges.txt` holds the first 2,000 of CLIP's 48,894 merges, unchanged (OpenAI, MIT licence; open-clip-torch ships
-the whole list as bpe_simple_vocab_16e6.txt.gz, but cannot be installed without torchvision). A vocabulary cut short is
+the whole list as bpe_simple_vocab_16e6.txt.gz, but cannot be imported without torchvision). A vocabulary cut short is
 a vocabulary of the same tokenizer: frequent words are one token, rare ones fall into more pieces than in the whole one.
+The slow tests take the whole one from the package, installed with `pip install --no-deps open-clip-torch`.
 T5's vocabulary is trained here, by SentencePiece, on a few captions.
 """
 
+import gzip
+import importlib.util
 import json
 from functools import cache
 from pathlib import Path
@@ -28,22 +31,35 @@ def byte_letters() -> list[str]:
     return [chr(b) for b in printable] + [chr(256 + n) for n in range(256 - len(printable))]
 
 
-def clip_tokenizer(folder: Path, pad: str = "<|endoftext|>") -> None:
+def cut_merges() -> str:
+    """The first 2,000 merges of CLIP's vocabulary."""
+    return (Path(__file__).parent / "clip_merges.txt").read_text(encoding="utf-8")
+
+
+def whole_merges() -> str:
+    """All 48,894, from the package that ships them; it is found, not imported."""
+    package = importlib.util.find_spec("open_clip")
+    assert package is not None and package.submodule_search_locations, "pip install --no-deps open-clip-torch"
+    file = Path(package.submodule_search_locations[0]) / "bpe_simple_vocab_16e6.txt.gz"
+    lines = gzip.decompress(file.read_bytes()).decode().split("\n")
+    return "\n".join(lines[: 1 + 49152 - 256 - 2]) + "\n"
+
+
+def clip_tokenizer(folder: Path, merges_text: str, pad: str = "<|endoftext|>") -> None:
     """vocab.json, merges.txt and two small JSON files, as every published CLIP has them."""
     folder.mkdir(parents=True, exist_ok=True)
-    text = (Path(__file__).parent / "clip_merges.txt").read_text(encoding="utf-8")
-    merges = ["".join(line.split()) for line in text.splitlines()[1:]]
+    merges = ["".join(line.split()) for line in merges_text.splitlines()[1:]]
     letters = byte_letters()
     vocabulary = [*letters, *(x + "</w>" for x in letters), *merges, "<|startoftext|>", "<|endoftext|>"]
     special = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
     special["pad_token"] = pad
     _json(folder / "vocab.json", {token: i for i, token in enumerate(vocabulary)})
-    (folder / "merges.txt").write_text(text, encoding="utf-8")
+    (folder / "merges.txt").write_text(merges_text, encoding="utf-8")
     _json(folder / "special_tokens_map.json", special)
     _json(folder / "tokenizer_config.json", {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, **special})
 
 
-def clip_text(folder: Path, width: int, seed: int, identity: bool = False) -> None:
+def clip_text(folder: Path, width: int, seed: int, identity: bool = False, num_merges: int = 2000) -> None:
     """The text half of a CLIP with its projection, as SD3's `text_encoder` and `text_encoder_2` are.
 
     identity  the projection that SD3's CLIP-L has, whose pooled features are therefore unprojected
@@ -51,26 +67,26 @@ def clip_text(folder: Path, width: int, seed: int, identity: bool = False) -> No
     from transformers import CLIPTextModelWithProjection
 
     torch.manual_seed(seed)
-    network = CLIPTextModelWithProjection(clip_text_config(width))
+    network = CLIPTextModelWithProjection(clip_text_config(width, num_merges))
     _shaken(network)
     if identity:
         network.text_projection.weight.data = torch.eye(width)
     network.save_pretrained(folder)
 
 
-def clip_text_config(width: int) -> Any:
+def clip_text_config(width: int, num_merges: int = 2000) -> Any:
     from transformers import CLIPTextConfig
 
     return CLIPTextConfig(
-        vocab_size=2514,
+        vocab_size=512 + num_merges + 2,
         hidden_size=width,
         intermediate_size=2 * width,
         projection_dim=width,
         num_hidden_layers=3,
         num_attention_heads=4,
-        bos_token_id=2512,
-        eos_token_id=2513,
-        pad_token_id=2513,
+        bos_token_id=512 + num_merges,
+        eos_token_id=513 + num_merges,
+        pad_token_id=513 + num_merges,
     )
 
 
@@ -145,14 +161,16 @@ def picture_autoencoder(folder: Path, channels: int = 16, levels: int = 4) -> No
     network.save_pretrained(folder)
 
 
-def sd3_folder(folder: Path) -> Path:
+def sd3_folder(folder: Path, merges_text: str | None = None) -> Path:
     """The frozen parts of a diffusers SD3 folder: vae, text_encoder, _2, _3 and their tokenizers."""
+    merges_text = cut_merges() if merges_text is None else merges_text
+    num_merges = len(merges_text.splitlines()) - 1
     picture_autoencoder(folder / "vae")
-    clip_text(folder / "text_encoder", CLIP_L, seed=0, identity=True)
-    clip_text(folder / "text_encoder_2", CLIP_G, seed=1)
+    clip_text(folder / "text_encoder", CLIP_L, seed=0, identity=True, num_merges=num_merges)
+    clip_text(folder / "text_encoder_2", CLIP_G, seed=1, num_merges=num_merges)
     t5(folder / "text_encoder_3")
-    clip_tokenizer(folder / "tokenizer")
-    clip_tokenizer(folder / "tokenizer_2", pad="!")
+    clip_tokenizer(folder / "tokenizer", merges_text)
+    clip_tokenizer(folder / "tokenizer_2", merges_text, pad="!")
     t5_tokenizer(folder / "tokenizer_3")
     return folder
 

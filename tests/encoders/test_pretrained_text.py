@@ -11,7 +11,7 @@ from mmflow.__main__ import main
 from mmflow.batch import TextFeatures
 from mmflow.encoders.joint_text import JointTextEncoder
 from mmflow.encoders.pretrained_text import ClipEncoder, T5Encoder, TransformersEncoder
-from tests.encoders.published import CAPTIONS, CLIP_L, T5, clip_text_config, clip_tokenizer, t5_tokenizer
+from tests.encoders.published import CAPTIONS, CLIP_L, T5, clip_text_config, clip_tokenizer, cut_merges, t5_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def test_whole_models_give_their_text_half(tmp_path: Path, sd3: Path) -> None:
     text = {**clip_text_config(CLIP_L).to_dict(), "projection_dim": 512}
     whole = CLIPModel(CLIPConfig(text_config=text, vision_config=vision.to_dict(), projection_dim=CLIP_L))
     whole.save_pretrained(tmp_path / "clip")
-    clip_tokenizer(tmp_path / "clip")
+    clip_tokenizer(tmp_path / "clip", cut_merges())
     encoder = ClipEncoder(str(tmp_path / "clip"))
     assert encoder.width == CLIP_L
     said = encoder.states(CAPTIONS, torch.device("cpu"), "packed")
@@ -142,7 +142,7 @@ def test_a_run_with_a_real_encoder(minilm: Path, tmp_path: Path) -> None:
 def test_weights_with_holes_are_not_filled_with_random_numbers(sd3: Path, tmp_path: Path) -> None:
     folder = tmp_path / "clip"
     folder.mkdir()
-    clip_tokenizer(folder)
+    clip_tokenizer(folder, cut_merges())
     (folder / "config.json").write_text((sd3 / "text_encoder" / "config.json").read_text())
     tensors = load_file(sd3 / "text_encoder" / "model.safetensors")
     tensors.pop("text_projection.weight")
