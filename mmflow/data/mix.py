@@ -165,7 +165,9 @@ class Mix:
                     caption = source.caption(item)
                 except UnreadableSample:
                     continue
-                requests.append(Request(len(requests), caption, seed, *item.shape))
+                # A caption that comes again gets another seed, or its tile would show the same picture.
+                again = sum(request.prompt == caption for request in requests)
+                requests.append(Request(len(requests), caption, seed + again, *item.shape))
                 left[source.medium] -= 1
         return requests
 

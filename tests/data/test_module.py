@@ -366,6 +366,13 @@ def test_previews_show_validation_captions_and_then_those_of_training(shards: st
     assert {request.prompt for request in clips[1:]} == {f"mp4 {n} of shard {s}" for n, s in ((12, 0), (9, 1), (10, 1))}
 
 
+def test_no_two_previews_are_the_same() -> None:
+    """A small vocabulary repeats its captions: noise is named by (seed, prompt), so the seed must differ."""
+    requests = attached().mix.preview_requests(num_pictures=200, num_clips=50, seed=7)
+    assert len({request.prompt for request in requests}) < len(requests)
+    assert len({(request.prompt, request.seed, request.frames) for request in requests}) == len(requests)
+
+
 def weighted(tmp_path: Path, **weights: float) -> list[ShardGroup]:
     """Groups a (8 pictures, 2 clips), b (4 pictures) and c (3 clips), those that are given a weight."""
     sizes = {"a": ([8], [2]), "b": ([4], [0]), "c": ([0], [3])}
