@@ -42,7 +42,7 @@ def whole_merges() -> str:
     assert package is not None and package.submodule_search_locations, "pip install --no-deps open-clip-torch"
     file = Path(package.submodule_search_locations[0]) / "bpe_simple_vocab_16e6.txt.gz"
     lines = gzip.decompress(file.read_bytes()).decode().split("\n")
-    return "\n".join(lines[: 1 + 49152 - 256 - 2]) + "\n"
+    return "\n".join(["#version: 0.2", *lines[1 : 1 + 49152 - 256 - 2]]) + "\n"
 
 
 def clip_tokenizer(folder: Path, merges_text: str, pad: str = "<|endoftext|>") -> None:
