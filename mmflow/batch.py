@@ -12,8 +12,8 @@ sample (captions, u, keys, ...) is in the order of the samples in the groups, fi
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from itertools import groupby, islice
 from typing import Any, Protocol, runtime_checkable
 
@@ -112,6 +112,15 @@ class Known:
     def select(self, samples: list[int]) -> "Known":
         return Known(self.latents[samples], self.mask[samples])
 
+    def dropped(self) -> "Known":
+        """Nothing: all is to be generated."""
+        return Known(torch.zeros_like(self.latents), torch.ones_like(self.mask))
+
+    @staticmethod
+    def cat(parts: "list[Known]") -> "Known":
+        """The samples of all `parts`, one after the other."""
+        return Known(torch.cat([part.latents for part in parts]), torch.cat([part.mask for part in parts]))
+
 
 @dataclass(frozen=True)
 class Conditioning:
@@ -154,6 +163,8 @@ class Batch:
     holes: tuple[Hole, ...] = ()
     kept: Bool[Tensor, "B E"] | None = None
     """Which of the E text encoders see each caption (host memory); None is all of them."""
+    unknown: tuple[Bool[Tensor, "_ 1 _ _ _"], ...] | None = None
+    """Pixels that the model is not given, in the shapes of `pixels`; None: it is given nothing."""
     latents: Groups | None = None
     conditioning: Conditioning | None = None
 
@@ -169,6 +180,7 @@ class Batch:
         return dataclasses.replace(
             self,
             pixels=move(self.pixels),
+            unknown=None if self.unknown is None else move(self.unknown),
             u=self.u.to(device, non_blocking=non_blocking),
             eps=move(self.eps),
             latents=None if self.latents is None else move(self.latents),
@@ -180,9 +192,39 @@ class Batch:
         return dataclasses.replace(
             self,
             pixels=tuple(p.pin_memory() for p in self.pixels),
+            unknown=None if self.unknown is None else tuple(m.pin_memory() for m in self.unknown),
             u=self.u.pin_memory(),
             eps=tuple(e.pin_memory() for e in self.eps),
         )
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """Frames that are given, from one place of what is to be made on."""
+
+    first: int
+    frames: UInt8[np.ndarray, "T H W 3"]
+    unknown: Bool[np.ndarray, "T H W"]
+    """Pixels of them that are to be made all the same."""
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """What is given of a picture or clip to make; the rest is made to fit."""
+
+    pieces: tuple[Piece, ...]
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Where it was read from: `image`, `last_image`, `video`, `mask`."""
+
+    def laid_out(
+        self, frames: int, height: int, width: int
+    ) -> tuple[UInt8[np.ndarray, "T H W 3"], Bool[np.ndarray, "T H W"]]:
+        """All frames, black where nothing is given, and the pixels that are not given."""
+        pixels, unknown = np.zeros((frames, height, width, 3), np.uint8), np.ones((frames, height, width), bool)
+        for piece in self.pieces:
+            place = slice(piece.first, piece.first + len(piece.frames))
+            pixels[place], unknown[place] = piece.frames, piece.unknown
+        return pixels, unknown
 
 
 @dataclass(frozen=True)
@@ -203,6 +245,7 @@ class Request:
     """None: the run's own setting; 1 is no guidance."""
     negative_prompt: str | None = None
     """None: guidance away from the null state."""
+    given: Given | None = field(default=None, compare=False, repr=False)
 
 
 class Whole(list[Any]):
@@ -238,3 +281,6 @@ class Codec(Protocol):
 
     def decode(self, latents: Float[Tensor, "B C t h w"]) -> Float[Tensor, "B 3 T H W"]:
         """Pixels of normalised latents."""
+
+    def encode_known(self, pixels: UInt8[Tensor, "B 3 T H W"], unknown: Bool[Tensor, "B 1 T H W"]) -> Known:
+        """What the model is given of pixels of which some are unknown."""

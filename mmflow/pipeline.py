@@ -10,6 +10,8 @@ import torch
 from jaxtyping import UInt8
 
 from mmflow.batch import Codec, Request, request_batches
+from mmflow.data.given import Media, read_given
+from mmflow.data.requests import check_request
 from mmflow.flow.objective import FlowObjective
 from mmflow.model.mmdit import AbstractBackbone
 from mmflow.train.sampling import Sampling, make
@@ -32,9 +34,11 @@ class Pipeline:
         codec: Codec,
         sampling: Sampling,
         size: tuple[int, int],
+        fps: float = 8.0,
     ) -> None:
         self.backbone, self.objective, self.codec, self.sampling = backbone.eval(), objective, codec, sampling
         self.height, self.width = size
+        self.fps = fps
 
     @classmethod
     def load(cls, run: str | Path, weights: str | None = None) -> "Pipeline":
@@ -63,16 +67,15 @@ class Pipeline:
         module.configure_model()
         check_weights(found, module.backbone.state_dict(), str(source))
         module.backbone.load_state_dict(found)
-        return cls(
-            module.backbone, module.objective, data.encoders, module.sampling, (data.resolution, data.resolution)
-        )
+        size = data.resolution, data.resolution
+        return cls(module.backbone, module.objective, data.encoders, module.sampling, size, data.fps)
 
     def to(self, device: str | torch.device) -> "Pipeline":
         """The network on another device."""
         self.backbone.to(device)
         return self
 
-    def __call__(
+    def __call__(  # noqa: PLR0913 - one call says what is to be made
         self,
         prompts: str | Sequence[str],
         seed: int = 0,
@@ -80,6 +83,10 @@ class Pipeline:
         height: int | None = None,
         width: int | None = None,
         negative_prompt: str | None = None,
+        image: Media | None = None,
+        last_image: Media | None = None,
+        video: Media | None = None,
+        mask: Media | None = None,
         **sampling: Any,
     ) -> list[Frames]:
         """One picture (T=1) or clip per prompt, uint8 (T, H, W, 3).
@@ -91,18 +98,27 @@ class Pipeline:
             height: in pixels; the run's own if not given.
             width: in pixels; the run's own if not given.
             negative_prompt: guidance away from it instead of from the null state.
+            image: first frame of the clips, or with a mask the picture that is filled in: a file, a PIL picture or
+                uint8 (H, W, 3). Like the next three it needs a model with an input for known parts.
+            last_image: last frame of the clips.
+            video: beginning of the clips, or with a mask the clip that is filled in: a file or uint8 (T, H, W, 3).
+            mask: white where image or video is made anew.
             **sampling: fields of `Sampling`, such as `num_steps` or `guidance_scale`, in place of the run's own.
 
         Raises:
-            ValueError: if the model cannot make that size.
+            ValueError: if the model cannot make that size, or what is given cannot be read or does not go together.
         """
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
         settings = replace(self.sampling, **sampling)
         size = height or self.height, width or self.width
-        self.backbone.check_shape(*self.codec.latent_shape(frames, *size)[1:])
+        media = {"image": image, "last_image": last_image, "video": video, "mask": mask}
+        given = read_given("the call", (frames, *size), self.fps, media)
         requests = [
-            Request(i, text, seed, frames, *size, negative_prompt=negative_prompt) for i, text in enumerate(texts)
+            Request(i, text, seed, frames, *size, negative_prompt=negative_prompt, given=given)
+            for i, text in enumerate(texts)
         ]
+        for request in requests[:1]:
+            check_request(request, self.codec.latent_shape, self.backbone)
         device = next(self.backbone.parameters()).device
         made: dict[int, Frames] = {}
         for batch in request_batches(requests, settings.batch_size):

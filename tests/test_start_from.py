@@ -1,12 +1,17 @@
 """From pictures to larger pictures to clips, each run started from the one before, and from released weights."""
 
+import json
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from mmflow import Pipeline
 from mmflow.__main__ import main
+from mmflow.data.decode import decode_clip
 from mmflow.model.archive import write_file
 from mmflow.model.design import Design
 from mmflow.model.mmdit import MMDiT
@@ -36,7 +41,8 @@ def test_pictures_then_larger_ones_then_clips(tmp_path: Path, capfd: Said) -> No
     assert f"weights of {tmp_path / 'small'}" in said and "new: RMSNorm on queries and keys, with weight one" in said
     said = fit(capfd, tmp_path / "video", *larger, "--model.init_from", tmp_path / "large")
     assert "grown: 3D patchifier of 4 frames from the 2D one" in said
-    first_frame = (f"{BACKBONE}.design.known", "true")
+    shares = ("--data.known", '{"none": 0.5, "first_frame": 0.3, "first_last": 0.1, "box": 0.1}')
+    first_frame = (f"{BACKBONE}.design.known", "true", *shares, "--trainer.max_steps", 3)
     said = fit(capfd, tmp_path / "known", *larger, *first_frame, "--model.init_from", tmp_path / "video")
     assert "grown: input for known parts: columns of zeros for mask and known latents (2 tensors" in said
     # Two steps at a learning rate that warms up leave the body near where it was.
@@ -44,6 +50,33 @@ def test_pictures_then_larger_ones_then_clips(tmp_path: Path, capfd: Said) -> No
     chain = [load_weights(f"{tmp_path / name}@raw")[body] for name in ("small", "large", "video", "known")]
     for before, after in pairwise(chain):
         assert 0 < (after - before).norm() < 0.1 * before.norm()
+    # The columns of zeros have learned from what was given.
+    embed = load_weights(f"{tmp_path / 'known'}@raw")["video_patchifier.embed.weight"].view(64, 7, -1)
+    assert embed[:, 3:].abs().amax((0, 2)).min() > 0
+    keeps_the_first_frame(tmp_path / "known", capfd)
+
+
+def keeps_the_first_frame(run: Path, capfd: Said) -> None:
+    """`predict` and Pipeline, from a picture beside the file of prompts."""
+    rng = np.random.default_rng(0)
+    picture = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(picture).save(run / "first.png")
+    rows = [{"prompt": "a red circle moving left", "image": "first.png", "frames": 4}, {"prompt": "x", "frames": 4}]
+    (run / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    main(["predict", "--ckpt_path", str(run), "--data.prompts", str(run / "prompts.jsonl")])
+    index = [json.loads(line) for line in (run / "predictions" / "index.jsonl").read_text().splitlines()]
+    assert index[0]["image"] == str(run / "first.png") and "image" not in index[1]
+    clip = decode_clip((run / "predictions" / "00000.mp4").read_bytes(), 4, 8.0, 0.0)
+    # H.264 halves the colours' resolution, which noise does not survive; its brightness does.
+    assert np.abs(clip[0].mean(-1) - picture.mean(-1)).mean() < 25 < np.abs(clip[1].mean(-1) - picture.mean(-1)).mean()
+    (from_python,) = Pipeline.load(run)("a red circle moving left", frames=4, image=run / "first.png")
+    assert np.array_equal(from_python[0], picture) and not np.array_equal(from_python[1], picture)
+    with pytest.raises(ValueError, match=r"the call: image .* is 64 x 64 .*, 32 x 64 are to be made"):
+        Pipeline.load(run)("a", frames=4, width=32, image=run / "first.png")
+    (run / "prompts.jsonl").write_text('{"prompt": "a", "mask": "first.png"}\n')
+    with pytest.raises(SystemExit):
+        main(["predict", "--ckpt_path", str(run), "--data.prompts", str(run / "prompts.jsonl")])
+    assert "mask without image or video" in capfd.readouterr().err
 
 
 def test_a_run_starts_from_released_weights(tmp_path: Path, capfd: Said) -> None:

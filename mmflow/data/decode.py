@@ -5,6 +5,7 @@ process inherits over a fork hangs. Everything that foreign bytes can do wrong e
 """
 
 import io
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -122,6 +123,16 @@ def decode_clip(
         return _decode_animation(data, pick_frames(stamps, num_frames, fps, start), background)
     reader, stamps = _open_video(data)
     return _decode_video(reader, pick_frames(stamps, num_frames, fps, start))
+
+
+def decode_at_rate(data: bytes, fps: float) -> UInt8[np.ndarray, "T H W 3"]:
+    """All of a video or an animated picture, at `fps` frames per second.
+
+    Raises:
+        UnreadableSample: empty, corrupt, truncated, no_video or bomb.
+    """
+    header = read_header(data, "mp4")
+    return decode_clip(data, max(1, math.ceil((header.duration - CLOCK) * fps)), fps, 0.0)
 
 
 def pick_frames(

@@ -8,12 +8,13 @@ import lightning.pytorch as pl
 from torch.utils.data import DataLoader
 
 from mmflow.batch import LEVELS, Batch, Conditioning, Request, Whole, request_batches
+from mmflow.data.known import KnownShares
 from mmflow.data.ledger import Ledger
-from mmflow.data.legal import check_multiple, check_shape, check_shapes
+from mmflow.data.legal import check_multiple, check_shapes
 from mmflow.data.mix import Mix, ShardGroup, shares_of
 from mmflow.data.plan import Plan
-from mmflow.data.prompts import read_prompts
 from mmflow.data.reader import Draws, ShareReader, ShareSampler
+from mmflow.data.requests import check_request, read_requests
 from mmflow.data.source import AbstractSource, Framing, LevelSource
 from mmflow.data.transform import ASPECTS, buckets
 from mmflow.encoders.autoencoder import AbstractAutoencoder, RgbAutoencoder
@@ -43,6 +44,8 @@ class FlowData(pl.LightningDataModule):
         text_encoder: captions to features.
         caption_dropout: share of samples trained without their caption, for guidance. Of several text encoders each is
             dropped on its own, so often that all are for this share: 46.4 % of the time where there are three.
+        known: shares of samples of which the model is given the first frame, or another part; for a model with
+            `design.known`.
         low_discrepancy: spread t evenly over the order of the data instead of drawing it independently.
         epochs: end after this many passes over the shards; null leaves the end to trainer.max_steps or max_time.
         val_samples: samples of the validation loss.
@@ -70,6 +73,7 @@ class FlowData(pl.LightningDataModule):
         autoencoder: AbstractAutoencoder = RgbAutoencoder(),
         text_encoder: AbstractTextEncoder = HashedWords(),
         caption_dropout: float = 0.1,
+        known: KnownShares = KnownShares(),
         low_discrepancy: bool = True,
         epochs: int | None = None,
         val_samples: int = 256,
@@ -106,7 +110,7 @@ class FlowData(pl.LightningDataModule):
         self.epochs = epochs
         self.prompts, self.prompt_frames, self.prompt_seed = prompts, prompt_frames, prompt_seed
         self.num_workers, self.seed = num_workers, seed
-        self.draws = Draws(seed, caption_dropout, low_discrepancy, len(text_encoder.names))
+        self.draws = Draws(seed, caption_dropout, low_discrepancy, len(text_encoder.names), known)
         self.latent_channels = autoencoder.channels
         self.context_width, self.pooled_width = text_encoder.context_width, text_encoder.pooled_width
         if train_shards is None:
@@ -134,6 +138,7 @@ class FlowData(pl.LightningDataModule):
         backbone: Any = self.trainer.lightning_module.backbone  # type: ignore[union-attr]
         check_shapes(self.mix.shapes(), self.encoders.latent_shape, backbone.check_shape)
         if stage == "fit":
+            self.draws.known.check(backbone.takes_known, self.clip_share)
             self._train_sources, weights = self.mix.train
             self.ledger.size = sum(source.size or 0 for source in self._train_sources) or None
             if self.epochs is not None and self.is_shapes:
@@ -219,7 +224,7 @@ class FlowData(pl.LightningDataModule):
             return []
         levels = len(LEVELS)
         plan = Plan([LevelSource(s, levels) for s in sources], nums, self.batch_size, end=sum(nums) * levels)
-        draws = dataclasses.replace(self.draws, caption_dropout=0.0, low_discrepancy=False)
+        draws = dataclasses.replace(self.draws, caption_dropout=0.0, low_discrepancy=False, known=KnownShares())
         return self._loader(
             ShareReader(sources, draws, self.encoders.latent_shape, LEVELS),
             ShareSampler(plan, 0, self.trainer.global_rank, self.trainer.world_size, accumulate=1),
@@ -246,11 +251,7 @@ class FlowData(pl.LightningDataModule):
         module: Any = self.trainer.lightning_module
         requests = self.requests()
         for request in requests:
-            shape, name = (
-                (request.frames, request.height, request.width),
-                f"prompt {request.index} ({request.prompt!r})",
-            )
-            check_shape(shape, self.encoders.latent_shape, module.backbone.check_shape, name)
+            check_request(request, self.encoders.latent_shape, module.backbone)
         own = requests[self.trainer.global_rank :: self.trainer.world_size]
         parts: Any = list(request_batches(own, module.sampling.batch_size))
         return DataLoader(parts, batch_size=None)
@@ -263,20 +264,8 @@ class FlowData(pl.LightningDataModule):
         """
         if self.prompts is None:
             raise ValueError("predict needs --data.prompts: a prompt, a .txt with one per line, or a .jsonl")
-        return [
-            Request(
-                index=index,
-                prompt=item.prompt,
-                seed=self.prompt_seed if item.seed is None else item.seed,
-                frames=item.frames or self.prompt_frames,
-                height=item.height or self.resolution,
-                width=item.width or self.resolution,
-                num_steps=item.num_steps,
-                guidance_scale=item.guidance_scale,
-                negative_prompt=item.negative_prompt,
-            )
-            for index, item in enumerate(read_prompts(self.prompts))
-        ]
+        size = self.prompt_frames, self.resolution, self.resolution
+        return read_requests(self.prompts, size, self.prompt_seed, self.fps)
 
     # --- on the device ---------------------------------------------------------------------------------------------
 
@@ -289,9 +278,16 @@ class FlowData(pl.LightningDataModule):
             self.ledger.record(batch)
             if batch.closes_step:
                 self.position = batch.next_position
-        device = batch.u.device
+        return self.encoded(batch)
+
+    def encoded(self, batch: Batch) -> Batch:
+        """With latents, text features and what is known, on the device that the batch is on."""
+        known = None
+        if batch.unknown is not None:
+            known = tuple(self.encoders.encode_known(*pair) for pair in zip(batch.pixels, batch.unknown, strict=True))
+        text = self.encoders.encode_captions(list(batch.captions), batch.kept, batch.u.device)
         return dataclasses.replace(
             batch,
             latents=tuple(self.encoders.encode_pixels(pixels) for pixels in batch.pixels),
-            conditioning=Conditioning(self.encoders.encode_captions(list(batch.captions), batch.kept, device)),
+            conditioning=Conditioning(text, known),
         )

@@ -21,11 +21,21 @@ class PromptItem:
     negative_prompt: str | None = None
     guidance_scale: float | None = None
     num_steps: int | None = None
+    image: str | None = None
+    """File of the picture that is to be the first frame, or, with a mask, to be filled in; so are the following."""
+    last_image: str | None = None
+    """The last frame of a clip."""
+    video: str | None = None
+    """The beginning of a clip, or, with a mask, the clip to be filled in."""
+    mask: str | None = None
+    """White where `image` or `video` is to be made anew, black where it is kept."""
 
 
 _LEAST = {"seed": 0, "width": 1, "height": 1, "frames": 1, "num_steps": 1}
 """Whole-number keys and their smallest value."""
-_TEXTS = ("prompt", "negative_prompt")
+MEDIA = ("image", "last_image", "video", "mask")
+"""Keys that name files; they are looked for beside the file of prompts."""
+_TEXTS = ("prompt", "negative_prompt", *MEDIA)
 
 
 def read_prompts(source: str) -> tuple[PromptItem, ...]:

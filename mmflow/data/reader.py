@@ -1,7 +1,7 @@
 """In the loader's workers: planned items to a batch, with every draw that belongs to them."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch.utils.data import Dataset, Sampler
 from mmflow import draws
 from mmflow.batch import Batch, Hole, Sample
 from mmflow.data.decode import UnreadableSample
+from mmflow.data.known import KnownShares
 from mmflow.data.plan import Plan, Share, deal
 from mmflow.data.source import AbstractSource
 
@@ -34,12 +35,14 @@ class Draws:
             10 % and three (appendix B.3).
         low_discrepancy: u from the golden-ratio sequence over the plan's positions instead of independent uniforms.
         num_encoders: E.
+        known: what of the samples the model is given.
     """
 
     seed: int
     caption_dropout: float
     low_discrepancy: bool
     num_encoders: int = 1
+    known: KnownShares = field(default_factory=KnownShares)
 
     def u(self, key: tuple[str | int, ...], visit: int, position: int) -> float:
         """The uniform that the objective's density turns into t."""
@@ -52,6 +55,10 @@ class Draws:
         drawn = draws.uniform(self.seed, "caption_dropout", sample.key, sample.visit, (self.num_encoders,))
         kept: Tensor = drawn.double() >= self.caption_dropout ** (1 / self.num_encoders)
         return kept
+
+    def unknown(self, samples: list[Sample], latent_shape: LatentShape) -> list[Bool[Tensor, "1 T H W"] | None]:
+        """The pixels of each sample that the model is not given; None where it is given nothing."""
+        return [self.known.draw(self.seed, s.key, s.visit, s.frames.shape[:3], latent_shape) for s in samples]
 
 
 class ShareReader(Dataset[Batch]):
@@ -96,6 +103,7 @@ class ShareReader(Dataset[Batch]):
         groups = [list(g) for _, g in groupby(samples, key=lambda pair: pair[0].frames.shape)]
         pixels = tuple(_stack([sample.frames for sample, _ in group]) for group in groups)
         eps = tuple(torch.stack([self._noise(sample) for sample, _ in group]) for group in groups)
+        unknown = [self.draws.unknown([sample for sample, _ in group], self.latent_shape) for group in groups]
         if not groups:
             # A rank with nothing to read still runs every module: one group of no samples.
             t, h, w = share.shape
@@ -113,6 +121,7 @@ class ShareReader(Dataset[Batch]):
             next_position=share.next_position,
             closes_step=share.closes_step,
             holes=tuple(holes),
+            unknown=_masks(unknown, pixels),
             kept=torch.stack(kept) if kept else torch.ones(0, self.draws.num_encoders, dtype=torch.bool),
         )
 
@@ -124,6 +133,20 @@ class ShareReader(Dataset[Batch]):
 def _stack(frames: list[np.ndarray]) -> Tensor:
     """(T, H, W, 3) arrays to `B 3 T H W`."""
     return torch.from_numpy(np.stack(frames)).permute(0, 4, 1, 2, 3).contiguous()
+
+
+def _masks(
+    unknown: list[list[Bool[Tensor, "1 _ _ _"] | None]], pixels: tuple[Tensor, ...]
+) -> tuple[Bool[Tensor, "_ 1 _ _ _"], ...] | None:
+    """All of them, group by group; None if nothing is given of any sample."""
+    if all(mask is None for masks in unknown for mask in masks):
+        return None
+    return tuple(
+        torch.stack(
+            [torch.ones_like(x[:1], dtype=torch.bool) if m is None else m for x, m in zip(group, masks, strict=True)]
+        )
+        for group, masks in zip(pixels, unknown, strict=True)
+    )
 
 
 class ShareSampler(Sampler[Share]):

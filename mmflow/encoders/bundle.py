@@ -7,11 +7,12 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from mmflow.batch import TextFeatures
+from mmflow.batch import Known, TextFeatures
 from mmflow.encoders.autoencoder import AbstractAutoencoder
 from mmflow.encoders.cache import PromptCache
 from mmflow.encoders.diffusers_autoencoder import DiffusersAutoencoder
 from mmflow.encoders.joint_text import JointTextEncoder
+from mmflow.encoders.known import encode_known
 from mmflow.encoders.stock import (
     Components,
     StockCall,
@@ -77,6 +78,11 @@ class Encoders:
     def encode_pixels(self, pixels: UInt8[Tensor, "B 3 T H W"]) -> Float[Tensor, "B C t h w"]:
         """Normalised latents of 8-bit pixels, fp32."""
         return self.autoencoder.encode(pixels.float() / 127.5 - 1)
+
+    @torch.no_grad()
+    def encode_known(self, pixels: UInt8[Tensor, "B 3 T H W"], unknown: Bool[Tensor, "B 1 T H W"]) -> Known:
+        """What the model is given of pixels of which some are unknown; see `known.encode_known`."""
+        return encode_known(self.autoencoder, pixels, unknown)
 
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "B C t h w"]) -> Float[Tensor, "B 3 T H W"]:

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mmflow.flow.density import AbstractDensity, LogitNormal
+from mmflow.flow.known import with_known
 from mmflow.flow.path import AbstractPath, RectifiedFlow, expand_like
 from mmflow.flow.prediction import AbstractPrediction, Velocity
 from mmflow.flow.shift import AbstractShift, ConstantShift
@@ -43,7 +44,8 @@ class FlowObjective:
         Args:
             backbone: the network.
             x0: clean latents, one tensor `B_g C T H W` per shape.
-            conditioning: passed through to the network. Where it has `known` parts, only unknown positions count.
+            conditioning: passed through to the network. Where it has `known` parts, these take the place of x0's, and
+                only unknown positions count.
             u: one uniform per sample, in [0, 1).
             eps: noise in the shapes of x0.
 
@@ -52,6 +54,7 @@ class FlowObjective:
         """
         drawn = self.density.quantile(u.float())
         t = self._moved(drawn, x0)
+        x0 = with_known(x0, conditioning)
         ts = t.split([len(x) for x in x0])
         z = tuple(self.path.mix(x, e, s) for x, e, s in zip(x0, eps, ts, strict=True))
         outputs = self._outputs(backbone, z, t, conditioning)
@@ -128,6 +131,7 @@ class FlowObjective:
             ValueError: if a level lies outside of [0, 1].
         """
         RectifiedFlow().check(t)
+        x0 = with_known(x0, conditioning)
         low, high = self.noise_shares
         s = t.clamp(low, high)
         y = tuple(RectifiedFlow().mix(x, e, r) for x, e, r in zip(x0, eps, s.split([len(x) for x in x0]), strict=True))

@@ -28,11 +28,13 @@ class AbstractBackbone(nn.Module, ABC):
         in_channels: latent channels it takes and gives.
         context_width: width of the context tokens it reads.
         pooled_width: width of the pooled text features it reads.
+        takes_known: whether it reads `conditioning.known`.
     """
 
     in_channels: int
     context_width: int
     pooled_width: int
+    takes_known: bool = False
 
     @abstractmethod
     def forward(self, z: Groups, t: Float[Tensor, " B"], conditioning: Conditioning) -> Groups:
@@ -92,6 +94,7 @@ class MMDiT(AbstractBackbone):
         self.design = design
         self.depth, self.in_channels = depth, in_channels
         self.context_width, self.pooled_width = context_width, pooled_width
+        self.takes_known = design.known
         self.width = HEAD_WIDTH * depth
         self.attention = make_attention(attention)
         more = in_channels + 1 if design.known else 0

@@ -54,7 +54,9 @@ class MmflowPipeline(DiffusionPipeline):
         negative_prompt=None,
         num_inference_steps=None,
         guidance_scale=None,
+        **known,
     ):
+        """`known`: image, last_image, video, mask, where the model has an input for them; see mmflow.Pipeline."""
         if self._inner is None:
             folder = self.config._name_or_path
             if not Path(folder).is_dir():
@@ -70,6 +72,7 @@ class MmflowPipeline(DiffusionPipeline):
             height=height,
             width=width,
             negative_prompt=negative_prompt,
+            **known,
             **{name: value for name, value in given.items() if value is not None},
         )
         return MmflowOutput(images=[Image.fromarray(each[0]) for each in frames], frames=frames)

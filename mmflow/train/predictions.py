@@ -59,6 +59,7 @@ class Predictions(Callback):
             "frames": request.frames,
             "num_steps": request.num_steps,
             "guidance_scale": request.guidance_scale,
+            **(request.given.files if request.given is not None else {}),
             "checkpoint": None if trainer.ckpt_path is None else str(trainer.ckpt_path),
         }
 

@@ -14,10 +14,11 @@ import torch
 from jaxtyping import UInt8
 
 from mmflow import draws
-from mmflow.batch import Codec, Conditioning, Request, TextFeatures
+from mmflow.batch import Codec, Conditioning, Given, Known, Request, TextFeatures
 from mmflow.export import to_uint8
 from mmflow.flow.grid import AbstractGrid, Even
 from mmflow.flow.guidance import ALWAYS, guided
+from mmflow.flow.known import held, started
 from mmflow.flow.objective import Backbone, FlowObjective
 from mmflow.flow.solver import AbstractSolver, Euler
 
@@ -32,6 +33,10 @@ class Sampling:
         solver: of the ODE.
         grid: how its steps are spread over the noise levels.
         guidance_interval: shares of the noise within which there is guidance; [0, 1] is everywhere.
+        null_known: whether guidance is away from a state in which what is known is `dropped` like the text, or `kept`,
+            as in diffusers' pipelines: then it is a matter of the text alone.
+        known: `held` keeps what is given: on the way, as in training, and in the pixels that come out. `free` only
+            shows it to the network, as diffusers' inpainting pipeline does; for weights that were trained for that.
         precision: fp32 keeps a picture independent of its batch; bf16 is faster where the hardware has it.
         batch_size: pictures at a time; clips count as their frames, never fewer than one.
         weights: the averaged ones, where there are any, or those of the last step.
@@ -42,6 +47,8 @@ class Sampling:
     solver: AbstractSolver = field(default_factory=Euler)
     grid: AbstractGrid = field(default_factory=Even)
     guidance_interval: tuple[float, float] = ALWAYS
+    null_known: Literal["dropped", "kept"] = "dropped"
+    known: Literal["held", "free"] = "held"
     precision: Literal["fp32", "bf16"] = "fp32"
     batch_size: int = 64
     weights: Literal["ema", "raw"] = "ema"
@@ -79,15 +86,46 @@ def make(
         dtype=torch.float32,
         device=device,
     )
+    known = given_parts(codec, requests, device)
     field = guided(
         objective.velocity(backbone),
-        Conditioning(text).to(device),
-        Conditioning(TextFeatures.cat([text, null])).to(device),
+        Conditioning(text, known).to(device),
+        Conditioning(TextFeatures.cat([text, null]), paired(known, sampling.null_known == "dropped")).to(device),
         scale,
         (sampling.guidance_interval[0], sampling.guidance_interval[1]),
     )
     times = sampling.grid(objective.shift, z, first.num_steps or sampling.num_steps, objective.noise_shares)
+    y = objective.start(z)
+    if known is not None and sampling.known == "held":
+        field, y = held(field, known), started(y, z, known, times[:, 0])
     with torch.autocast(device.type, torch.bfloat16, enabled=sampling.precision == "bf16"):
-        (latents,) = sampling.solver(field, objective.start(z), times)
-    pixels = codec.decode(latents.float())
-    return [to_uint8(p) for p in pixels.cpu()]
+        (latents,) = sampling.solver(field, y, times)
+    made = [to_uint8(p) for p in codec.decode(latents.float()).cpu()]
+    if sampling.known == "held":
+        made = [put_back(request, frames) for request, frames in zip(requests, made, strict=True)]
+    return made
+
+
+def given_parts(codec: Codec, requests: Sequence[Request], device: torch.device) -> tuple[Known, ...] | None:
+    """What the requests give, as latents of one group; None if none gives anything."""
+    if all(request.given is None for request in requests):
+        return None
+    laid_out = [(r.given or Given(())).laid_out(r.frames, r.height, r.width) for r in requests]
+    pixels = torch.from_numpy(np.stack([frames for frames, _ in laid_out])).permute(0, 4, 1, 2, 3)
+    unknown = torch.from_numpy(np.stack([hidden for _, hidden in laid_out]))[:, None]
+    return (codec.encode_known(pixels.to(device), unknown.to(device)),)
+
+
+def paired(known: tuple[Known, ...] | None, dropped: bool) -> tuple[Known, ...] | None:
+    """Of a bag in which each group is followed by itself, for guidance; dropped in the second half if asked."""
+    if known is None:
+        return None
+    return tuple(Known.cat([part, part.dropped() if dropped else part]) for part in known)
+
+
+def put_back(request: Request, made: UInt8[np.ndarray, "T H W 3"]) -> UInt8[np.ndarray, "T H W 3"]:
+    """What was made, with the given pixels as they were given."""
+    if request.given is None:
+        return made
+    pixels, unknown = request.given.laid_out(request.frames, request.height, request.width)
+    return np.where(unknown[..., None], made, pixels)

@@ -13,6 +13,7 @@ from media import gradient, make_shards, picture_bytes
 
 from mmflow.batch import LEVELS, Batch, Hole, Whole
 from mmflow.data.index import build_index
+from mmflow.data.known import KnownShares
 from mmflow.data.ledger import JUDGED_FROM, Ledger
 from mmflow.data.mix import ShardGroup
 from mmflow.data.module import FlowData
@@ -26,6 +27,8 @@ WORLD = World(size=32, frames=4)
 
 class Stub:
     """A backbone that takes frames in fours, as a clip's patch does."""
+
+    takes_known = False
 
     def check_shape(self, frames: int, height: int, width: int) -> int:
         if frames > 1 and frames % 4:
@@ -91,6 +94,8 @@ def test_numbers_out_of_range_are_named(arguments: dict, message: str) -> None:
 def test_what_only_the_sources_and_the_model_can_tell(shards: str) -> None:
     with pytest.raises(ValueError, match=r"data\.epochs needs shards"):
         attached(epochs=3)
+    with pytest.raises(ValueError, match=r"design\.known true"):
+        attached(known=KnownShares(first_frame=0.5))
     with pytest.raises(ValueError, match=r"samples of 5 x 32 x 32 pixels: 5 latent frames"):
         attached(world=World(size=32, frames=5))
     attached(world=World(size=32, frames=5), clip_share=0.0)

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from mmflow import draws
-from mmflow.batch import Request, TextFeatures
+from mmflow.batch import Known, Request, TextFeatures
 from mmflow.encoders.stock import StockCall
 from mmflow.flow.objective import FlowObjective
 from mmflow.flow.shift import ConstantShift
@@ -71,6 +71,9 @@ class Codec:
         found = [self.text.of(caption) for caption in captions]
         lengths = torch.full((len(captions), 1), LENGTH)
         return TextFeatures(torch.cat([f[0] for f in found]), lengths, torch.stack([f[1] for f in found]))
+
+    def encode_known(self, pixels: Tensor, unknown: Tensor) -> Known:
+        raise NotImplementedError("nothing is given here")
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:

@@ -83,6 +83,9 @@ class Kept:
     def encode_text(self, *args: Any) -> Any:
         return self.codec.encode_text(*args)
 
+    def encode_known(self, *args: Any) -> Any:
+        return self.codec.encode_known(*args)
+
     def decode(self, latents: Tensor) -> Tensor:
         self.decoded = self.codec.decode(latents)
         return self.decoded

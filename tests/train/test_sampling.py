@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mmflow import draws
-from mmflow.batch import Request, request_batches
+from mmflow.batch import Given, Known, Piece, Request, request_batches
 from mmflow.encoders.autoencoder import RgbAutoencoder
 from mmflow.encoders.bundle import Encoders
 from mmflow.encoders.text import HashedWords
@@ -17,6 +17,7 @@ from mmflow.flow.grid import ReleasedSd3
 from mmflow.flow.objective import FlowObjective
 from mmflow.flow.shift import SizeShift
 from mmflow.flow.solver import AbstractSolver, DpmSolver2M, Euler, Heun, Midpoint
+from mmflow.model.design import Design
 from mmflow.train.sampling import Sampling, make
 from tests.conftest import random_mmdit
 
@@ -164,3 +165,34 @@ def test_guidance_interval_and_grid_are_settings() -> None:
         assert distance(made(REQUESTS[:1], other)[0], ALONE[0]) > 1
     with pytest.raises(ValueError, match="guidance_interval"):
         Sampling(guidance_interval=(0.5, 0.5))
+
+
+KNOWS = random_mmdit(pooled_width=12, design=Design(known=True))
+FIRST = np.random.default_rng(0).integers(0, 256, (1, 8, 8, 3), dtype=np.uint8)
+FROM_FIRST = replace(REQUESTS[1], frames=4, given=Given((Piece(0, FIRST, np.zeros((1, 8, 8), bool)),)))
+
+
+def test_what_is_given_comes_back_and_is_looked_at() -> None:
+    plain = replace(FROM_FIRST, given=None)
+    together = made([FROM_FIRST, plain], backbone=KNOWS)
+    assert np.array_equal(together[0][0], FIRST[0]) and distance(together[0][1:], together[1][1:]) > 5
+    # Neighbours with and without a given part do not show.
+    for request, clip in zip((FROM_FIRST, plain), together, strict=True):
+        assert distance(made([request], backbone=KNOWS)[0], clip) <= 1
+    (free,) = made([FROM_FIRST], replace(SAMPLING, known="free"), KNOWS)
+    assert distance(free[0], FIRST[0]) > 20 and distance(free, together[0]) > 5
+
+
+def test_guidance_away_from_nothing_given_is_a_setting() -> None:
+    seen: list[Known] = []
+
+    def looked_at(z, t, conditioning):
+        seen.append(conditioning.known[0])
+        return KNOWS(z, t, conditioning)
+
+    dropped = made([FROM_FIRST], backbone=looked_at)[0]
+    assert not seen[0].mask[0, :, 0].any() and seen[0].mask[1].all() and not seen[0].latents[1].any()
+    seen.clear()
+    kept = made([FROM_FIRST], replace(SAMPLING, null_known="kept"), looked_at)[0]
+    assert torch.equal(seen[0].mask[0], seen[0].mask[1]) and torch.equal(seen[0].latents[0], seen[0].latents[1])
+    assert distance(dropped, kept) > 2
