@@ -1,4 +1,4 @@
-"""Distances between sets of pictures on the features of a frozen random network: nothing to download.
+"""Features of a frozen random network, to take distances between sets of pictures on: nothing to download.
 
 The network is three layers of random convolutions, its weights named draws, the same on every machine. What it sees are
 edges, colours and where they are; it knows nothing of objects. Distances on it rank models of one world; they compare
@@ -7,18 +7,17 @@ with no published FID.
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, conv2d, leaky_relu
 
 from mmflow import draws
+from mmflow.metrics.features import AbstractFeatures, Floats
 
-Floats = NDArray[np.float64]
 CHANNELS = (3, 32, 64, 64)
 GRID = 4
 """Cells per side over which every layer's responses are averaged."""
@@ -27,8 +26,8 @@ BATCH = 256
 
 @final
 @dataclass(frozen=True)
-class RandomFeatures:
-    """Pictures to vectors.
+class RandomFeatures(AbstractFeatures):
+    """Pictures to vectors, on the host.
 
     Attributes:
         width: of the vectors. Frechet distance wants many more pictures than that.
@@ -42,6 +41,16 @@ class RandomFeatures:
     def name(self) -> str:
         """What a distance must be labelled with."""
         return f"random-conv-{'-'.join(map(str, CHANNELS))}-grid{GRID}-width{self.width}-seed{self.seed}"
+
+    def identity(self) -> dict[str, Any]:
+        return {"network": self.name}
+
+    def absent(self) -> None:
+        """Its weights are drawn here."""
+        return None
+
+    def to(self, device: str) -> None:
+        """Stays on the host, where it gives the same numbers on every machine."""
 
     def _weights(self) -> list[Tensor]:
         def draw(name: str, *shape: int) -> Tensor:
@@ -71,42 +80,3 @@ class RandomFeatures:
             x = leaky_relu(conv2d(x, weight, stride=2, padding=1), 0.2)
             pooled.append(adaptive_avg_pool2d(x, GRID).flatten(1))
         return torch.cat(pooled, dim=1)
-
-
-def frechet_distance(a: Floats, b: Floats) -> float:
-    """|mu_a - mu_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^1/2) with unbiased covariances, of features (N, width).
-
-    Raises:
-        ValueError: if a set holds fewer than two pictures.
-    """
-    _check(a, b)
-    difference = a.mean(0) - b.mean(0)
-    s_a, s_b = np.atleast_2d(np.cov(a, rowvar=False)), np.atleast_2d(np.cov(b, rowvar=False))
-    values, vectors = np.linalg.eigh(s_a)
-    root = vectors * np.sqrt(values.clip(0)) @ vectors.T
-    cross = np.sqrt(np.linalg.eigvalsh(root @ s_b @ root).clip(0)).sum()
-    return float(difference @ difference + np.trace(s_a) + np.trace(s_b) - 2 * cross)
-
-
-def kernel_distance(a: Floats, b: Floats) -> float:
-    """Unbiased MMD^2 with the kernel (x y / width + 1)^3, KID's; may fall below 0.
-
-    Raises:
-        ValueError: if a set holds fewer than two pictures.
-    """
-    _check(a, b)
-
-    def kernel(x: Floats, y: Floats) -> Floats:
-        result: Floats = (x @ y.T / x.shape[1] + 1) ** 3
-        return result
-
-    def within(x: Floats) -> float:
-        k = kernel(x, x)
-        return float((k.sum() - np.trace(k)) / (len(x) * (len(x) - 1)))
-
-    return within(a) + within(b) - 2 * float(kernel(a, b).mean())
-
-
-def _check(a: Floats, b: Floats) -> None:
-    if min(len(a), len(b)) < 2:
-        raise ValueError(f"a distance between sets needs two pictures in each, got {len(a)} and {len(b)}")

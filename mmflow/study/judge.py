@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmflow.batch import Request
+from mmflow.metrics.distance import frechet_distance, kernel_distance
 from mmflow.metrics.interval import Z95
 from mmflow.metrics.protocol import IID, Protocol, Question
-from mmflow.metrics.random_features import RandomFeatures, frechet_distance, kernel_distance
+from mmflow.metrics.random_features import RandomFeatures
 from mmflow.metrics.shapes_scores import score_shapes
 from mmflow.shapes.world import World
 from mmflow.study.plan import JudgeSettings

@@ -1,0 +1,66 @@
+"""What distances between sets of pictures are taken on: a frozen network that turns a picture into a vector."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Pictures = NDArray[np.uint8]
+Frames = NDArray[np.uint8]
+SHOWN_FRAMES = 4
+"""Frames of a clip that a judge of pictures sees."""
+
+
+class AbstractFeatures(ABC):
+    """Pictures to vectors. Each picture's features are its own: batches and order do not show."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What a distance must be labelled with, and short enough for a table."""
+
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """All that the numbers depend on: network, its weights' digest, how pictures are resized."""
+
+    @abstractmethod
+    def absent(self) -> str | None:
+        """Why it cannot be used here, in one line; None if its weights are there."""
+
+    @abstractmethod
+    def to(self, device: str) -> None:
+        """Where it works from now on."""
+
+    @abstractmethod
+    def __call__(self, pictures: Pictures) -> Floats:
+        """(N, H, W, 3) to (N, width), in float64."""
+
+    def of(self, media: Sequence[Frames]) -> Floats:
+        """Features of pictures and clips (T, H, W, 3) of any sizes, one vector each: a clip's is the mean over four
+        frames.
+        """
+        return each(media, self)
+
+
+def each(media: Sequence[Frames], of_pictures: Any) -> Floats:
+    """One row per sample from a function of pictures of one size (N, H, W, 3): the mean over a clip's shown frames."""
+    shown = [show(frames) for frames in media]
+    by_size: dict[tuple[int, ...], list[int]] = {}
+    for index, frames in enumerate(shown):
+        by_size.setdefault(frames.shape[1:], []).append(index)
+    rows: dict[int, Floats] = {}
+    for members in by_size.values():
+        lengths = [len(shown[index]) for index in members]
+        values = of_pictures(np.concatenate([shown[index] for index in members]))
+        parts = np.split(values, np.cumsum(lengths)[:-1])
+        rows |= {index: part.mean(0) for index, part in zip(members, parts, strict=True)}
+    return np.stack([rows[index] for index in range(len(media))]) if media else np.zeros((0, 0))
+
+
+def show(frames: Frames) -> Frames:
+    """The frames that a judge of pictures sees: four, spread from the first to the last, or all of fewer."""
+    picked = np.linspace(0, len(frames) - 1, min(SHOWN_FRAMES, len(frames))).round().astype(int)
+    return frames[picked]
