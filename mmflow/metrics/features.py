@@ -1,7 +1,7 @@
 """What distances between sets of pictures are taken on: a frozen network that turns a picture into a vector."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,17 +14,17 @@ SHOWN_FRAMES = 4
 """Frames of a clip that a judge of pictures sees."""
 
 
-class AbstractFeatures(ABC):
-    """Pictures to vectors. Each picture's features are its own: batches and order do not show."""
+class AbstractJudge(ABC):
+    """A frozen network that looks at pictures."""
 
     @property
     @abstractmethod
     def name(self) -> str:
-        """What a distance must be labelled with, and short enough for a table."""
+        """What its numbers are called in tables and logs."""
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
-        """All that the numbers depend on: network, its weights' digest, how pictures are resized."""
+        """All that its numbers depend on: network, digest of the weights, how pictures are resized."""
 
     @abstractmethod
     def absent(self) -> str | None:
@@ -34,6 +34,10 @@ class AbstractFeatures(ABC):
     def to(self, device: str) -> None:
         """Where it works from now on."""
 
+
+class AbstractFeatures(AbstractJudge):
+    """Pictures to vectors. Each picture's features are its own: batches and order do not show."""
+
     @abstractmethod
     def __call__(self, pictures: Pictures) -> Floats:
         """(N, H, W, 3) to (N, width), in float64."""
@@ -42,25 +46,31 @@ class AbstractFeatures(ABC):
         """Features of pictures and clips (T, H, W, 3) of any sizes, one vector each: a clip's is the mean over four
         frames.
         """
-        return each(media, self)
+        return each_medium(media, lambda pictures, _: self(pictures))
 
 
-def each(media: Sequence[Frames], of_pictures: Any) -> Floats:
-    """One row per sample from a function of pictures of one size (N, H, W, 3): the mean over a clip's shown frames."""
+def each_medium(media: Sequence[Frames], judge: Callable[[Pictures, list[int]], Floats]) -> Floats:
+    """One row per picture or clip: the mean over its shown frames.
+
+    Args:
+        media: uint8 (T, H, W, 3), of any sizes.
+        judge: pictures of one size (N, H, W, 3), and for each the place in `media` it comes from, to N rows.
+    """
     shown = [show(frames) for frames in media]
     by_size: dict[tuple[int, ...], list[int]] = {}
     for index, frames in enumerate(shown):
         by_size.setdefault(frames.shape[1:], []).append(index)
     rows: dict[int, Floats] = {}
     for members in by_size.values():
-        lengths = [len(shown[index]) for index in members]
-        values = of_pictures(np.concatenate([shown[index] for index in members]))
-        parts = np.split(values, np.cumsum(lengths)[:-1])
-        rows |= {index: part.mean(0) for index, part in zip(members, parts, strict=True)}
-    return np.stack([rows[index] for index in range(len(media))]) if media else np.zeros((0, 0))
+        owners = [index for index in members for _ in shown[index]]
+        values = judge(np.concatenate([shown[index] for index in members]), owners)
+        ends = np.cumsum([len(shown[index]) for index in members])
+        rows |= {index: part.mean(0) for index, part in zip(members, np.split(values, ends[:-1]), strict=True)}
+    return np.stack([rows[index] for index in range(len(media))]) if media else np.zeros(0)
 
 
 def show(frames: Frames) -> Frames:
     """The frames that a judge of pictures sees: four, spread from the first to the last, or all of fewer."""
     picked = np.linspace(0, len(frames) - 1, min(SHOWN_FRAMES, len(frames))).round().astype(int)
-    return frames[picked]
+    shown: Frames = frames[picked]
+    return shown
