@@ -16,10 +16,11 @@ from torch.utils.data import DataLoader
 
 from mmflow.data.decode import decode_clip, decode_picture
 from mmflow.data.index import build_index
+from mmflow.data.places import Medium, Places, choose_places
 from mmflow.data.plan import Plan
 from mmflow.data.reader import Draws, ShareReader, ShareSampler
 from mmflow.data.shard import ShardSample, read_sample, write_shard
-from mmflow.data.source import Framing, Medium, Places, ShardSource, choose_places
+from mmflow.data.source import Framing, ShardSource
 from mmflow.data.transform import resize_cover_crop
 from mmflow.export import write_mp4
 
@@ -76,7 +77,7 @@ def data(rounds: int) -> dict[str, dict[str, float]]:
         places = _write(Path(folder))
         for medium, what in (("picture", "640x512 JPEGs"), ("clip", "16 frames of 384x288 H.264 clips")):
             source = ShardSource("bench", medium, places[medium], FRAMING, seed=0)
-            media = [read_sample(*source._find(place))[0] for place in range(source.size)]
+            media = [read_sample(*source._find(source.locate(0, nth, nth).row))[0] for nth in range(source.size)]
             _through_loader(source), _bare(medium, media)
             pairs = [(_through_loader(source), _bare(medium, media)) for _ in range(rounds)]
             low, ratio, high = statistics.quantiles([bare / ours for ours, bare in pairs], n=4)

@@ -15,16 +15,17 @@ from dataclasses import asdict
 from pathlib import Path
 
 from mmflow.data.caption import CaptionRule
-from mmflow.data.decode import UnreadableSample, check_media, decode_clip, decode_picture
-from mmflow.data.index import ShardIndex, Skipped, build_index, index_path, read_index, tar_digest, write_whole
+from mmflow.data.decode import decode_clip, decode_picture
+from mmflow.data.index import ShardIndex, Skipped, has_index, read_index, write_whole
 from mmflow.data.listing import Columns
 from mmflow.data.make import MakeOptions, Outcome, claim, cut, make_shard
-from mmflow.data.manifest import write_manifest
+from mmflow.data.manifest import folder_of, tars_in, write_manifest
 from mmflow.data.pool import Advance, run_all
 from mmflow.data.recognise import list_source
 from mmflow.data.report import console, progress, report, say, say_totals
 from mmflow.data.shard import expand_shards, read_sample
 from mmflow.data.transform import resize_cover_crop
+from mmflow.data.upkeep import TarResult, index_again, index_one, verify_one
 
 LEFT_OUT, CONTACT_SHEET = "left_out.jsonl", "contact_sheet.png"
 THUMBNAILS, THUMBNAIL = 24, 160
@@ -49,6 +50,9 @@ Media bytes are stored as they are, cut parts aside. Hidden files are not looked
     OUT/left_out.jsonl                                       every file that did not get in, and why
     OUT/contact_sheet.png                                    look at this first
 """
+
+INDEX = """Write the index beside each tar (a path or a URL), and manifest.json into each folder. What is indexed and
+has not changed is passed over, so that work that was broken off goes on."""
 
 LATENT_STATS = """Measure mean and spread of an autoencoder's raw latents on pictures and clips of shards, so that
 training sees latents of mean 0 and spread 1. One shift and scale for all channels, as the paper has it, or one each."""
@@ -100,13 +104,13 @@ def make(given: argparse.Namespace) -> int:
 
 
 def index(given: argparse.Namespace) -> int:
-    """Write the index of each tar, and the manifest of each folder whose tars are all indexed."""
+    """Write the index of each tar that has none of its present bytes, and the manifest of each folder all indexed."""
     tars = expand_shards(given.pattern)
-    skipped, failures = _over_tars(_index_one, tars, "indexing", given.workers)
+    skipped, failures = _over_tars(index_again if given.again else index_one, tars, "indexing", given.workers)
     report(skipped)
-    for folder in sorted({Path(tar).parent for tar in tars if "://" not in tar}):
-        there = [str(tar) for tar in folder.glob("*.tar")]
-        missing = [tar for tar in there if tar in failures or not Path(index_path(tar)).exists()]
+    for folder in sorted({folder_of(tar) for tar in tars}):
+        there = [f"{folder.rstrip('/')}/{name}" for name in tars_in(folder)]
+        missing = [tar for tar in there if tar in failures or not has_index(tar)]
         if missing:
             say(f"{folder}: no manifest, {len(missing)} tars have no index")
         else:
@@ -117,7 +121,7 @@ def index(given: argparse.Namespace) -> int:
 def verify(given: argparse.Namespace) -> int:
     """Compare each tar with its index, byte for byte, and decode every sample."""
     tars = expand_shards(given.pattern)
-    bad, failures = _over_tars(_verify_one, tars, "verifying", given.workers)
+    bad, failures = _over_tars(verify_one, tars, "verifying", given.workers)
     report(bad)
     samples = sum(len(read_index(tar)) for tar in tars if tar not in failures)
     say(f"{samples - len(bad)} of {samples} indexed samples can be read")
@@ -141,10 +145,6 @@ def latent_stats(given: argparse.Namespace) -> int:
     return 0
 
 
-TarResult = tuple[list[Skipped], str | None]
-"""What of a tar is bad, and what is wrong with the tar itself."""
-
-
 def _over_tars(
     work: Callable[[str, Advance], TarResult], tars: Sequence[str], doing: str, workers: int
 ) -> tuple[list[Skipped], dict[str, str]]:
@@ -153,34 +153,6 @@ def _over_tars(
         results = list(run_all(work, tars, workers, lambda more: bar.advance(task, more)))
     failures = {tar: failure for tar, (_, failure) in zip(tars, results, strict=True) if failure is not None}
     return [each for bad, _ in results for each in bad], failures
-
-
-def _index_one(tar: str, advance: Advance) -> TarResult:
-    try:
-        return list(build_index(tar).skipped), None
-    except ValueError as error:
-        return [], str(error)
-    finally:
-        advance(1)
-
-
-def _verify_one(tar: str, advance: Advance) -> TarResult:
-    bad = []
-    try:
-        shard = read_index(tar)
-        if tar_digest(tar) != shard.state.digest:
-            raise ValueError(f"{tar}: its bytes changed since it was indexed: python tools/shards.py index {tar}")
-        for row in shard.rows():
-            try:
-                media, _ = read_sample(tar, row)
-                check_media(media, row.extension)
-            except UnreadableSample as error:
-                bad.append(Skipped(f"{tar}: {row.key}.{row.extension}", error.reason, error.detail))
-    except ValueError as error:
-        return bad, str(error)
-    finally:
-        advance(1)
-    return bad, None
 
 
 def _contact_sheet(out: Path, shards: Sequence[ShardIndex]) -> None:
@@ -237,6 +209,11 @@ def _add_tars(parser: argparse.ArgumentParser) -> None:
     _add_workers(parser)
 
 
+def _add_index(parser: argparse.ArgumentParser) -> None:
+    _add_tars(parser)
+    parser.add_argument("--again", action="store_true", help="also of tars whose index is of their size and time")
+
+
 def _add_workers(parser: argparse.ArgumentParser) -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parser.add_argument("--workers", type=int, default=cores, metavar="N", help="processes; default: one per core")
@@ -256,7 +233,7 @@ def _add_latent_stats(parser: argparse.ArgumentParser) -> None:
 
 VERBS: dict[str, tuple[Callable[[argparse.Namespace], int], Callable[[argparse.ArgumentParser], None], str, str]] = {
     "make": (make, _add_make, "turn media and captions of any source into indexed shards", MAKE),
-    "index": (index, _add_tars, "write the index beside each tar", "Write the index beside each tar."),
+    "index": (index, _add_index, "write the index beside each tar", INDEX),
     "verify": (verify, _add_tars, "read and decode every indexed sample", "Read and decode every indexed sample."),
     "latent-stats": (latent_stats, _add_latent_stats, "measure shift and scale of latents", LATENT_STATS),
 }

@@ -95,6 +95,12 @@ def index_path(tar: str) -> str:
     return tar[: -len(".tar")] + ".index.parquet"
 
 
+def has_index(tar: str) -> bool:
+    """Whether there is an index beside a tar, of whatever age."""
+    files, path = fsspec.url_to_fs(index_path(tar))
+    return bool(files.exists(path))
+
+
 def build_index(tar: str | Path) -> ShardIndex:
     """Scan a tar (a path or a URL), write its index beside it and return it.
 
@@ -156,7 +162,7 @@ def read_index(tar: str | Path, check: bool = True) -> ShardIndex:
         raise ValueError(f"{target}: index format {about.get('format')}, this mmflow reads {FORMAT}. {_way_out(tar)}")
     state = TarState(**about["state"])
     if check:
-        _refuse_changed(tar, state)
+        refuse_changed(tar, state)
     return ShardIndex(tar, table, state, tuple(Skipped(**each) for each in about["skipped"]))
 
 
@@ -191,10 +197,13 @@ def _stat(tar: str) -> TarState:
     return TarState(size, os.stat(path).st_mtime_ns if "file" in files.protocol else 0, "", "")
 
 
-def _refuse_changed(tar: str, state: TarState) -> None:
+def refuse_changed(tar: str, state: TarState, or_gone: bool = True) -> None:
+    """Raises ValueError if a tar is not the one that was indexed, or, unless that is for others to find out, gone."""
     try:
         now = _stat(tar)
     except FileNotFoundError as error:
+        if not or_gone:
+            return
         raise ValueError(f"{tar}: the index is there but the tar is not") from error
     changed = now.size != state.size
     if not changed and now.mtime_ns != state.mtime_ns and now.mtime_ns:

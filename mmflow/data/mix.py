@@ -12,9 +12,10 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from mmflow.batch import Request
 from mmflow.data.decode import UnreadableSample
+from mmflow.data.places import Medium, Part, choose_places
 from mmflow.data.plan import Interleave
 from mmflow.data.shard import expand_shards
-from mmflow.data.source import AbstractSource, Framing, Medium, Part, ShapesSource, ShardSource, choose_places
+from mmflow.data.source import AbstractSource, Framing, ShapesSource, ShardSource
 from mmflow.shapes.world import World
 
 Sources = tuple[list[AbstractSource], list[float]]
@@ -147,7 +148,7 @@ class Mix:
         for medium, share in self.media():
             for (name, group), found in zip(groups, places, strict=True):
                 source = ShardSource(name, medium, found[medium], framing, self.seed)
-                holders = [g.weight for (_, g), f in zip(groups, places, strict=True) if any(map(len, f[medium].rows))]
+                holders = [g.weight for (_, g), f in zip(groups, places, strict=True) if f[medium].counts.any()]
                 if source.size:
                     sources.append(source)
                     shares.append(share * group.weight / sum(holders))

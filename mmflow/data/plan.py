@@ -29,6 +29,8 @@ class Item:
     key: Key
     shape: tuple[int, int, int]
     """(T, H, W) in pixels, as it will be delivered."""
+    characters: int = 0
+    """Of its caption."""
 
 
 @dataclass(frozen=True)

@@ -1,30 +1,26 @@
 """Where samples come from: each source knows its own order, and reads a planned item."""
 
-import bisect
-import hashlib
 from abc import ABC, abstractmethod
-from collections import Counter
 from dataclasses import dataclass
-from functools import lru_cache, partial
-from itertools import accumulate
-from typing import Literal, final
+from functools import lru_cache
+from typing import final
 
 import numpy as np
-from jaxtyping import Int
 
 from mmflow import draws
 from mmflow.batch import Sample
 from mmflow.data.decode import decode_clip, decode_picture
-from mmflow.data.index import Row, read_index
+from mmflow.data.index import Row, ShardIndex, read_index, refuse_changed
+from mmflow.data.manifest import folder_of
+from mmflow.data.order import WINDOW, Begun, ShuffledShards
+from mmflow.data.places import Medium, Places, places_in
 from mmflow.data.plan import Item
-from mmflow.data.shard import read_sample, shard_names
-from mmflow.data.transform import Size, nearest_bucket, resize_cover_crop
+from mmflow.data.shard import read_sample
+from mmflow.data.transform import Size, nearest_buckets, resize_cover_crop
 from mmflow.shapes.world import World
 
-Medium = Literal["picture", "clip"]
-Part = Literal["all", "train", "held_out"]
-WINDOW = 16
-"""Tars per shuffle window."""
+_PLACE_BITS = 32
+"""Of a sample's address, for its place in its tar; the rest is the tar's number."""
 
 
 class AbstractSource(ABC):
@@ -89,51 +85,6 @@ class ShapesSource(AbstractSource):
         return self.read(item).caption
 
 
-class ShuffledShards:
-    """The order of a sharded source: shards permuted per pass, samples shuffled inside windows of shards.
-
-    Args:
-        sizes: samples of each shard.
-        seed: of the order.
-        name: of the source, so that two sources of one seed differ.
-        window: shards per shuffle window; only the rows of one window are ever in memory.
-    """
-
-    def __init__(self, sizes: tuple[int, ...], seed: int, name: str, window: int = WINDOW) -> None:
-        self.sizes, self.seed, self.name, self.window = sizes, seed, name, window
-        self.total = sum(sizes)
-        self._pass = lru_cache(maxsize=2)(self._shards_of_pass)
-        self._rows = lru_cache(maxsize=2)(self._rows_of_window)
-
-    def _shards_of_pass(self, visit: int) -> tuple[list[int], list[int]]:
-        """(shards in the order of the pass, samples before the end of each window)."""
-        rng = draws.generator(self.seed, "shards", (self.name,), visit)
-        order = rng.permutation(len(self.sizes)).tolist()
-        windows = [order[i : i + self.window] for i in range(0, len(order), self.window)]
-        return order, list(accumulate(sum(self.sizes[s] for s in shards) for shards in windows))
-
-    def _rows_of_window(self, visit: int, window: int) -> np.ndarray:
-        """(n, 2) array of (shard, row) in their shuffled order."""
-        shards = self._pass(visit)[0][window * self.window : (window + 1) * self.window]
-        rows = np.concatenate([np.stack([np.full(n := self.sizes[s], s), np.arange(n)], 1) for s in shards])
-        shuffled: np.ndarray = draws.generator(self.seed, "samples", (self.name, window), visit).permutation(rows)
-        return shuffled
-
-    def __call__(self, nth: int) -> tuple[int, int, int]:
-        """(shard, row, visit) of the nth sample over all passes."""
-        visit, within = divmod(nth, self.total)
-        ends = self._pass(visit)[1]
-        window = bisect.bisect_right(ends, within)
-        shard, row = self._rows(visit, window)[within - (ends[window - 1] if window else 0)]
-        return int(shard), int(row), visit
-
-
-def held_out(key: tuple[str | int, ...], percent: float = 1.0) -> bool:
-    """Whether a sample belongs to the validation part that a hash chooses where no validation shards are given."""
-    digest = hashlib.blake2b("/".join(map(str, key)).encode(), digest_size=8, person=b"mmflow val").digest()
-    return int.from_bytes(digest, "little") < percent / 100 * 2**64
-
-
 @dataclass(frozen=True)
 class Framing:
     """How media of any size become samples of a few shapes.
@@ -154,36 +105,16 @@ class Framing:
 
 
 @dataclass(frozen=True)
-class Places:
-    """Which samples of which tars a source has: their places in the index of each."""
+class _Located:
+    """The samples of one shuffle window, as a plan needs them."""
 
-    tars: tuple[str, ...]
-    rows: tuple[Int[np.ndarray, " _"], ...]
-    uncaptioned: int
-
-
-def choose_places(name: str, tars: tuple[str, ...], part: Part) -> dict[Medium, Places]:
-    """The pictures and the clips of shards, told from their indexes; no tar is opened.
-
-    part  `all` samples, or only those that a hash of their key puts on one side of the 1 % held out for validation
-
-    Raises:
-        ValueError: if an index is missing or stale.
-    """
-    shards = shard_names(tars)
-    chosen: dict[Medium, list[np.ndarray]] = {"picture": [], "clip": []}
-    uncaptioned: Counter[Medium] = Counter()
-    for tar in tars:
-        index = read_index(tar)
-        belongs = np.ones(len(index), dtype=bool)
-        if part != "all":
-            keys = index.column("key")
-            held = np.array([held_out((name, shards[tar], key)) for key in keys], dtype=bool)
-            belongs = held if part == "held_out" else ~held
-        for medium, rows in chosen.items():
-            rows.append(np.flatnonzero(belongs & (index.column("kind") == medium)))
-            uncaptioned[medium] += int((index.column("caption_length")[rows[-1]] == 0).sum())
-    return {medium: Places(tars, tuple(rows), uncaptioned[medium]) for medium, rows in chosen.items()}
+    first: int
+    visit: int
+    rows: list[int]
+    keys: list[tuple[str, str]]
+    """(shard, member) of each."""
+    sizes: list[Size]
+    characters: list[int]
 
 
 @final
@@ -191,7 +122,7 @@ class ShardSource(AbstractSource):
     """Pictures or clips of indexed WebDataset shards.
 
     A tar is opened when a sample of it is read, and never before; of the indexes only those of the shuffle window that
-    is being read, and of the one before it, are in memory.
+    is being read, and of the one before it, are in memory. Nothing else grows with the number of samples.
 
     Args:
         name: first part of the samples' keys.
@@ -200,33 +131,89 @@ class ShardSource(AbstractSource):
         framing: what becomes of them.
         seed: of order, crops and first frames.
         window: tars per shuffle window.
+        begun: a pass that an earlier order began.
     """
 
     def __init__(
-        self, name: str, medium: Medium, places: Places, framing: Framing, seed: int, window: int = WINDOW
+        self,
+        name: str,
+        medium: Medium,
+        places: Places,
+        framing: Framing,
+        seed: int,
+        window: int = WINDOW,
+        begun: Begun | None = None,
     ) -> None:
-        self.name, self.medium, self.framing, self.seed = name, medium, framing, seed
-        self._tars, self._rows = places.tars, places.rows
-        self._names = shard_names(places.tars)
-        sizes = tuple(map(len, places.rows))
-        self.size, self.uncaptioned = sum(sizes), places.uncaptioned
-        self._order = ShuffledShards(sizes, seed, f"{name}/{medium}", window)
-        self._first = [0, *accumulate(sizes)]
-        self._index = lru_cache(maxsize=2 * window)(partial(read_index, check=False))
+        self.name, self.medium, self.framing, self.seed, self.places = name, medium, framing, seed, places
+        self.size, self.uncaptioned = int(places.counts.sum()), places.uncaptioned
+        self.order = ShuffledShards(places.counts, seed, f"{name}/{medium}", window, begun)
+        self._index = lru_cache(maxsize=2 * window)(self._read_index)
+        self._last: _Located | None = None
 
-    def _find(self, place: int) -> tuple[str, Row]:
-        """The tar and the index row of this source's own address of a sample."""
-        shard = bisect.bisect_right(self._first, place) - 1
-        tar = self._tars[shard]
-        return tar, self._index(tar).row(int(self._rows[shard][place - self._first[shard]]))
+    def going_on(self, begun: Begun) -> "ShardSource":
+        """The same samples, in an order that first ends a pass already begun."""
+        return ShardSource(self.name, self.medium, self.places, self.framing, self.seed, self.order.window, begun)
+
+    def _read_index(self, shard: int) -> ShardIndex:
+        """Raises ValueError if the tar is not the one that was planned with; what is gone its samples tell."""
+        tar = self.places.tars[shard]
+        index = read_index(tar, check=False)
+        if shard in self.places.listed:
+            refuse_changed(tar, index.state, or_gone=False)
+        if index.state.digest != self.places.digests[shard]:
+            raise ValueError(
+                f"{tar}: its index is of other bytes than {folder_of(tar)}/manifest.json or the start of this run "
+                f"knows. Write both again: python tools/shards.py index {folder_of(tar)}"
+            )
+        return index
+
+    def _located(self, nth: int) -> _Located:
+        window, places = self.order.around(nth), self.places
+        shards, place_of = window.shards, np.empty(len(window.shards), np.int64)
+        columns: dict[str, np.ndarray] = {name: np.empty(len(shards), object) for name in ("key", "height", "width")}
+        columns["caption_length"] = np.empty(len(shards), np.int64)
+        for shard in np.unique(shards).tolist():
+            index, here = self._index(shard), shards == shard
+            chosen = places_in(index, self.medium, places.part, (self.name, places.names[shard]))
+            if len(chosen) != places.counts[shard]:
+                raise ValueError(
+                    f"{places.tars[shard]}: {len(chosen)} {self.medium}s in its index, {places.counts[shard]} in "
+                    f"manifest.json. Write both again: python tools/shards.py index {folder_of(places.tars[shard])}"
+                )
+            place_of[here] = chosen[window.numbers[here]]
+            for name, column in columns.items():
+                column[here] = index.column(name)[place_of[here]]
+        heights, widths = columns["height"].astype(np.int64), columns["width"].astype(np.int64)
+        names = [places.names[shard] for shard in shards.tolist()]
+        return _Located(
+            first=window.first,
+            visit=window.visit,
+            rows=((shards << _PLACE_BITS) | place_of).tolist(),
+            keys=list(zip(names, columns["key"].tolist(), strict=True)),
+            sizes=nearest_buckets(heights, widths, self.framing.sizes),
+            characters=columns["caption_length"].tolist(),
+        )
 
     def locate(self, source: int, nth: int, position: int) -> Item:
-        shard, within, visit = self._order(nth)
-        place = self._first[shard] + within
-        tar, row = self._find(place)
+        located = self._last
+        if located is None or not located.first <= nth < located.first + len(located.rows):
+            located = self._last = self._located(nth)
+        i = nth - located.first
         frames = 1 if self.medium == "picture" else self.framing.frames
-        shape = (frames, *nearest_bucket(row.height, row.width, self.framing.sizes))
-        return Item(source, place, visit, position, (self.name, self._names[tar], row.key), shape)
+        return Item(
+            source,
+            located.rows[i],
+            located.visit,
+            position,
+            (self.name, *located.keys[i]),
+            (frames, *located.sizes[i]),
+            located.characters[i],
+        )
+
+    def _find(self, row: int) -> tuple[str, Row]:
+        """The tar and the index row of this source's own address of a sample."""
+        shard, place = row >> _PLACE_BITS, row & ((1 << _PLACE_BITS) - 1)
+        return self.places.tars[shard], self._index(shard).row(place)
 
     def read(self, item: Item) -> Sample:
         framing = self.framing

@@ -6,7 +6,7 @@ Nothing here draws or remembers: the place of the crop is an argument, which the
 import math
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 from PIL import Image
 
 Size = tuple[int, int]
@@ -48,6 +48,17 @@ def nearest_bucket(height: int, width: int, sizes: tuple[Size, ...]) -> Size:
         raise ValueError("no buckets to choose from: give at least one (height, width)")
     aspect = math.log(width / height)
     return min(sizes, key=lambda size: abs(math.log(size[1] / size[0]) - aspect))
+
+
+def nearest_buckets(
+    heights: Int[np.ndarray, " n"], widths: Int[np.ndarray, " n"], sizes: tuple[Size, ...]
+) -> list[Size]:
+    """`nearest_bucket` of many samples."""
+    if not sizes:
+        raise ValueError("no buckets to choose from: give at least one (height, width)")
+    legal = np.array([math.log(width / height) for height, width in sizes])
+    nearest = np.abs(legal - np.log(widths / heights)[:, None]).argmin(1)
+    return [sizes[i] for i in nearest.tolist()]
 
 
 def resize_cover_crop(

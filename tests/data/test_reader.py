@@ -11,9 +11,10 @@ from torch.utils.data import DataLoader
 from mmflow import draws
 from mmflow.batch import LEVELS, Batch, Sample
 from mmflow.data.decode import UnreadableSample
+from mmflow.data.places import Medium
 from mmflow.data.plan import Item, Plan, Share
 from mmflow.data.reader import ENDLESS, Draws, ShareReader, ShareSampler
-from mmflow.data.source import AbstractSource, LevelSource, Medium
+from mmflow.data.source import AbstractSource, LevelSource
 
 SHAPES = {"picture": [(1, 8, 8), (1, 4, 16)], "clip": [(4, 8, 8)]}
 DRAWS = Draws(seed=3, caption_dropout=0.3, low_discrepancy=False)

@@ -1,6 +1,5 @@
 """Sources: an order that is a pure function of the seed, and samples that are what the index says."""
 
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -10,21 +9,13 @@ from media import codes, make_shards
 from mmflow import draws
 from mmflow.data.decode import UnreadableSample
 from mmflow.data.index import read_index
-from mmflow.data.source import (
-    Framing,
-    LevelSource,
-    ShapesSource,
-    ShardSource,
-    ShuffledShards,
-    choose_places,
-    held_out,
-)
+from mmflow.data.places import choose_places, held_out
+from mmflow.data.source import Framing, LevelSource, ShapesSource, ShardSource
 from mmflow.shapes.world import World
 
 WORLD = World(size=32, frames=4)
 FRAMING = Framing(sizes=((16, 32), (16, 16), (32, 16)), frames=4, fps=5.0, random=True)
 STILL = Framing(sizes=FRAMING.sizes, frames=4, fps=5.0, random=False)
-SIZES = (5, 1, 0, 7, 3, 2)
 
 
 @pytest.mark.parametrize("medium", ["picture", "clip"])
@@ -36,46 +27,6 @@ def test_the_shapes_world_is_drawn_by_number(medium) -> None:
     assert sample.frames.shape[:3] == item.shape == (1 if medium == "picture" else 4, 32, 32)
     assert (sample.frames == drawn.frames).all() and sample.caption == source.caption(item) == drawn.caption
     assert source.size is None
-
-
-@pytest.mark.parametrize("window", [1, 2, 16])
-def test_each_sample_comes_once_per_pass(window: int) -> None:
-    order = ShuffledShards(SIZES, 0, "a", window)
-    every = {(shard, row) for shard, size in enumerate(SIZES) for row in range(size)}
-    for visit in range(3):
-        drawn = [order(nth) for nth in range(visit * order.total, (visit + 1) * order.total)]
-        assert {(shard, row) for shard, row, _ in drawn} == every and len(drawn) == len(every)
-        assert {v for *_, v in drawn} == {visit}
-
-
-def test_only_the_shards_of_one_window_are_mixed() -> None:
-    sizes, window = (6,) * 6, 2
-    order = ShuffledShards(sizes, 0, "a", window)
-    mixed = 0
-    for visit in range(4):
-        shards = [order(visit * 36 + n)[0] for n in range(36)]
-        for start in range(0, 36, 12):
-            part = shards[start : start + 12]
-            assert sorted(Counter(part).values()) == [6, 6]
-            mixed += part != sorted(part) and part != sorted(part, reverse=True)
-    assert mixed == 12
-
-
-def test_the_order_is_of_seed_name_and_pass() -> None:
-    def order(seed: int = 0, name: str = "a", visit: int = 0) -> list[tuple[int, int]]:
-        shuffled = ShuffledShards((20, 20), seed, name)
-        return [shuffled(40 * visit + n)[:2] for n in range(40)]
-
-    assert order() == order()
-    assert len({tuple(each) for each in (order(), order(seed=1), order(name="b"), order(visit=1))}) == 4
-
-
-def test_any_place_may_be_asked_at_any_time() -> None:
-    order = ShuffledShards(SIZES, 0, "a", window=2)
-    straight = [order(nth) for nth in range(90)]
-    mixed = np.random.default_rng(0).permutation(90).tolist()
-    assert [order(nth) for nth in mixed] == [straight[nth] for nth in mixed]
-    assert [ShuffledShards(SIZES, 0, "a", window=2)(nth) for nth in (89, 17)] == [straight[89], straight[17]]
 
 
 def test_one_percent_is_held_out_and_stays_so() -> None:
