@@ -22,6 +22,8 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
+from mmflow.said import Recalled, Said
+
 LEVELS = tuple(k / 8 for k in range(1, 9))
 """Times at which validation loss is taken (SD3 paper, section 5.3.3)."""
 Key = tuple[str | int, ...]
@@ -43,8 +45,9 @@ class Sample:
     visit: int
     """Passes over its source before this one."""
     frames: UInt8[np.ndarray, "T H W 3"]
-    """RGB, already cropped to its bucket."""
+    """RGB, already cropped to its bucket; of no memory where the latents were recalled."""
     caption: str
+    recalled: Recalled | None = None
 
 
 @dataclass(frozen=True)
@@ -165,6 +168,10 @@ class Batch:
     """Which of the E text encoders see each caption (host memory); None is all of them."""
     unknown: tuple[Bool[Tensor, "_ 1 _ _ _"], ...] | None = None
     """Pixels that the model is not given, in the shapes of `pixels`; None: it is given nothing."""
+    raw: tuple[Tensor | None, ...] | None = None
+    """Latents from a cache, before shift and scale, of the groups whose pixels were not read."""
+    said: Mapping[str, Said] = field(default_factory=dict)
+    """What a cache has of the captions, by encoder."""
     latents: Groups | None = None
     conditioning: Conditioning | None = None
 
@@ -183,6 +190,8 @@ class Batch:
             unknown=None if self.unknown is None else move(self.unknown),
             u=self.u.to(device, non_blocking=non_blocking),
             eps=move(self.eps),
+            raw=None if self.raw is None else tuple(None if r is None else move((r,))[0] for r in self.raw),
+            said={name: said.to(device, non_blocking) for name, said in self.said.items()},
             latents=None if self.latents is None else move(self.latents),
             conditioning=None if self.conditioning is None else self.conditioning.to(device, non_blocking=non_blocking),
         )
@@ -195,6 +204,8 @@ class Batch:
             unknown=None if self.unknown is None else tuple(m.pin_memory() for m in self.unknown),
             u=self.u.pin_memory(),
             eps=tuple(e.pin_memory() for e in self.eps),
+            raw=None if self.raw is None else tuple(None if r is None else r.pin_memory() for r in self.raw),
+            said={name: said.pin_memory() for name, said in self.said.items()},
         )
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, final
 
@@ -237,9 +238,9 @@ def as_config(part: Any) -> Namespace:
     return Namespace(class_path=f"{type(part).__module__}.{type(part).__qualname__}", init_args=Namespace(**init_args))
 
 
-def build(config: Path) -> tuple[FlowModule, FlowData]:
+def build(config: Path, overrides: Sequence[str] = ()) -> tuple[FlowModule, FlowData]:
     """Module and data module of a run's configuration, for use without a trainer."""
-    cli = MmflowCLI(["predict", "--config", str(config)], for_use=False)
+    cli = MmflowCLI(["predict", "--config", str(config), *overrides], for_use=False)
     module, data = cli.model, cli.datamodule
     assert isinstance(module, FlowModule) and isinstance(data, FlowData)
     return module, data

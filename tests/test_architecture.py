@@ -8,14 +8,15 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "mmflow"
 ALLOWED = {
-    "batch": set(),
+    "said": set(),
+    "batch": {"said"},
     "draws": set(),
     "shapes": set(),
     "flow": set(),
     "model": {"batch"},
-    "encoders": {"batch"},
+    "encoders": {"batch", "said"},
     "export": {"batch"},
-    "data": {"batch", "draws", "shapes"},
+    "data": {"batch", "said", "draws", "shapes"},
     "metrics": {"batch", "draws", "shapes"},
     "train": {"batch", "draws", "flow", "model", "metrics", "export"},
 }

@@ -3,6 +3,8 @@
 python tools/shards.py make SOURCE OUT     a folder, list, parquet or tars of pictures and clips -> indexed tars
 python tools/shards.py index PATTERN       write the index beside tars that you already have
 python tools/shards.py verify PATTERN      read and decode every sample of indexed tars
+python tools/shards.py encode --config C OUT   what the frozen networks of a training say of all its shards, kept
+python tools/shards.py gc --config C OUT   what of that is not used any more
 python tools/shards.py latent-stats PATTERN OUT.json --autoencoder PATH    shift and scale of latents
 """
 
@@ -14,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from mmflow import caching, measuring
 from mmflow.data.caption import CaptionRule
 from mmflow.data.decode import decode_clip, decode_picture
 from mmflow.data.index import ShardIndex, Skipped, has_index, read_index, write_whole
@@ -54,8 +57,8 @@ Media bytes are stored as they are, cut parts aside. Hidden files are not looked
 INDEX = """Write the index beside each tar (a path or a URL), and manifest.json into each folder. What is indexed and
 has not changed is passed over, so that work that was broken off goes on."""
 
-LATENT_STATS = """Measure mean and spread of an autoencoder's raw latents on pictures and clips of shards, so that
-training sees latents of mean 0 and spread 1. One shift and scale for all channels, as the paper has it, or one each."""
+VERIFY = """Read and decode every indexed sample. Of a cache (the OUT of encode): read every byte of it and, with
+--config, compare what it was made with and encode some samples again."""
 
 
 def make(given: argparse.Namespace) -> int:
@@ -119,30 +122,15 @@ def index(given: argparse.Namespace) -> int:
 
 
 def verify(given: argparse.Namespace) -> int:
-    """Compare each tar with its index, byte for byte, and decode every sample."""
+    """Compare each tar with its index, byte for byte, and decode every sample; or check a cache."""
+    if given.pattern[1:] == [] and "://" not in given.pattern[0] and (Path(given.pattern[0]) / "cache.json").exists():
+        return _end(caching.verify(given.pattern[0], given.config, given.overrides))
     tars = expand_shards(given.pattern)
     bad, failures = _over_tars(verify_one, tars, "verifying", given.workers)
     report(bad)
     samples = sum(len(read_index(tar)) for tar in tars if tar not in failures)
     say(f"{samples - len(bad)} of {samples} indexed samples can be read")
     return _end([*failures.values(), *(f"{each.name}: {each.reason}: {each.detail}" for each in bad)])
-
-
-def latent_stats(given: argparse.Namespace) -> int:
-    """Measure shift and scale of an autoencoder's latents over samples of shards."""
-    from mmflow.encoders.diffusers_autoencoder import DiffusersAutoencoder  # late: torch takes seconds to import
-    from mmflow.latent_stats import LatentStats
-
-    autoencoder = DiffusersAutoencoder(given.autoencoder, given.subfolder, dtype=given.dtype)
-    stats = LatentStats(autoencoder, given.resolution, given.samples, given.device)
-    with progress() as bar:
-        task = bar.add_task("encoding", total=given.samples)
-        found = stats.measure(given.pattern, given.per_channel, lambda more: bar.advance(task, more))
-    report(stats.skipped)
-    write_whole(str(given.out), (json.dumps(found, indent=1) + "\n").encode())
-    say(f"{found['samples']} samples: shift {found['shift']}, scale {found['scale']}")
-    say(f"train with: --data.autoencoder.statistics {given.out}")
-    return 0
 
 
 def _over_tars(
@@ -214,28 +202,23 @@ def _add_index(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--again", action="store_true", help="also of tars whose index is of their size and time")
 
 
+def _add_verify(parser: argparse.ArgumentParser) -> None:
+    _add_tars(parser)
+    parser.add_argument("--config", type=Path, metavar="C", help="of a cache: is it the one that C would make?")
+
+
 def _add_workers(parser: argparse.ArgumentParser) -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parser.add_argument("--workers", type=int, default=cores, metavar="N", help="processes; default: one per core")
 
 
-def _add_latent_stats(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("pattern", nargs="+", metavar="PATTERN", help="shards, as for verify")
-    parser.add_argument("out", type=Path, metavar="OUT", help="a .json: data.autoencoder.statistics")
-    parser.add_argument("--autoencoder", required=True, metavar="PATH", help="a folder, .safetensors or repository id")
-    parser.add_argument("--subfolder", default="", metavar="NAME", help="of it, such as vae")
-    parser.add_argument("--samples", type=int, default=1000, metavar="N", help="default 1000, spread over the shards")
-    parser.add_argument("--resolution", type=int, default=256, metavar="N", help="data.resolution of the training")
-    parser.add_argument("--per-channel", action="store_true", help="numbers for each channel instead of one for all")
-    parser.add_argument("--dtype", choices=["fp32", "bf16", "fp16"], default="fp32")
-    parser.add_argument("--device", default="cpu", help="such as cuda; default cpu")
-
-
 VERBS: dict[str, tuple[Callable[[argparse.Namespace], int], Callable[[argparse.ArgumentParser], None], str, str]] = {
     "make": (make, _add_make, "turn media and captions of any source into indexed shards", MAKE),
     "index": (index, _add_index, "write the index beside each tar", INDEX),
-    "verify": (verify, _add_tars, "read and decode every indexed sample", "Read and decode every indexed sample."),
-    "latent-stats": (latent_stats, _add_latent_stats, "measure shift and scale of latents", LATENT_STATS),
+    "verify": (verify, _add_verify, "read and decode every indexed sample", VERIFY),
+    "encode": (caching.encode, caching.add_encode, "keep latents and words of the frozen networks", caching.ENCODE),
+    "gc": (caching.gc, caching.add_gc, "what of a cache is not used any more", caching.GC),
+    "latent-stats": (measuring.latent_stats, measuring.add_arguments, "measure shift and scale", measuring.TEXT),
 }
 """What each verb does, its arguments, and its short and long help."""
 
@@ -252,9 +235,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The program; returns its exit code."""
-    given = _parser().parse_args(arguments)
+    given, given.overrides = _parser().parse_known_args(arguments)
     try:
-        for name in ("workers", "samples", "resolution"):
+        if given.overrides and getattr(given, "config", None) is None:
+            raise ValueError(f"unknown options: {' '.join(given.overrides)}")
+        for name in ("workers", "samples", "resolution", "batch_size"):
             if getattr(given, name, 1) < 1:
                 raise ValueError(f"--{name} {getattr(given, name)}: give at least 1")
         return VERBS[given.verb][0](given)

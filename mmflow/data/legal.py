@@ -59,3 +59,37 @@ def check_shapes(shapes: Iterable[Shape], latent_shape: LatentShape, model: Chec
     """`check_shape` of every shape that a sample can have."""
     for shape in shapes:
         check_shape(shape, latent_shape, model, "samples")
+
+
+def check_shares(**shares: float) -> None:
+    """Refuse settings of the data that are no share.
+
+    Raises:
+        ValueError: naming setting and number.
+    """
+    for name, share in shares.items():
+        if not 0 <= share <= 1:
+            raise ValueError(f"data.{name} must lie in [0, 1], got {share}")
+
+
+def check_counts(least: int, **counts: int) -> None:
+    """Refuse settings of the data below the least that makes sense.
+
+    Raises:
+        ValueError: naming setting and number.
+    """
+    for name, number in counts.items():
+        if number < least:
+            raise ValueError(f"data.{name} must be at least {least}, got {number}")
+
+
+def check_clips_and_colours(fps: float, background: tuple[int, int, int]) -> None:
+    """Refuse a frame rate that is none, and a colour that is none.
+
+    Raises:
+        ValueError: naming setting and number.
+    """
+    if fps <= 0:
+        raise ValueError(f"data.fps must be positive, got {fps}")
+    if not all(0 <= value <= 255 for value in background):
+        raise ValueError(f"data.background must be red, green and blue within 0 and 255, got {background}")

@@ -101,6 +101,12 @@ class Mix:
         plain = [dataclasses.asdict(each) if isinstance(each, ShardGroup) else each for each in listed]
         return json.dumps(plain[0] if isinstance(self.train_shards, str) else plain)
 
+    def tars(self) -> list[str]:
+        """Every tar of training and validation."""
+        patterns = [each for each in (self.train_shards, self.val_shards) if each is not None]
+        groups = [group for each in patterns for _, group in groups_of(each)]
+        return list(dict.fromkeys(tar for group in groups for tar in expand_shards(group.shards)))
+
     @cached_property
     def train(self) -> Sources:
         """The sources of training; media that the shards do not hold are left out, with a warning.
@@ -136,7 +142,7 @@ class Mix:
         """A source for every group and medium that has samples. Each medium's share goes to the groups that hold it, by
         their weights.
         """
-        framing = dataclasses.replace(self.framing, random=random)
+        framing = dataclasses.replace(self.framing, random=random and self.framing.random)
         groups = groups_of(shards)
         tars = [tuple(expand_shards(group.shards)) for _, group in groups]
         repeated = [tar for tar, number in Counter(itertools.chain(*tars)).items() if number > 1]

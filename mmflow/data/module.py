@@ -2,15 +2,18 @@
 
 import dataclasses
 from collections import Counter
-from typing import Any, final
+from typing import Any, Literal, final
 
 import lightning.pytorch as pl
 from torch.utils.data import DataLoader
 
 from mmflow.batch import LEVELS, Batch, Conditioning, Request, Whole, request_batches
+from mmflow.data.cache import CacheMode
+from mmflow.data.cache_use import CacheUse
+from mmflow.data.caption_mix import CaptionMix
 from mmflow.data.known import KnownShares
 from mmflow.data.ledger import Ledger
-from mmflow.data.legal import check_multiple, check_shapes
+from mmflow.data.legal import check_clips_and_colours, check_counts, check_multiple, check_shapes, check_shares
 from mmflow.data.mix import Mix, ShardGroup, shares_of
 from mmflow.data.plan import Plan
 from mmflow.data.reader import Draws, ShareReader, ShareSampler
@@ -40,6 +43,11 @@ class FlowData(pl.LightningDataModule):
         frames: shards: frames of a clip.
         fps: shards: frames per second of a clip.
         background: shards: red, green and blue (0 to 255) under what is transparent in a picture.
+        captions: shards: names of captions and the weights by which one is drawn for each sample and visit: `txt` is
+            KEY.txt, any other a name in KEY.json. Empty ones are never drawn.
+        crops: shards: where a sample is cropped and a clip begins: `random` at every visit, or the `middle`.
+        cache: shards: `require` what tools/shards.py encode made of them, `fill` it first, or `off`: encode online.
+        cache_folder: shards: where that lies.
         autoencoder: pixels to latents and back.
         text_encoder: captions to features.
         caption_dropout: share of samples trained without their caption, for guidance. Of several text encoders each is
@@ -70,6 +78,10 @@ class FlowData(pl.LightningDataModule):
         frames: int = 16,
         fps: float = 8.0,
         background: tuple[int, int, int] = (255, 255, 255),
+        captions: dict[str, float] = {"txt": 1.0},  # noqa: B006 - likewise
+        crops: Literal["random", "middle"] = "random",
+        cache: CacheMode = "off",
+        cache_folder: str | None = None,
         autoencoder: AbstractAutoencoder = RgbAutoencoder(),
         text_encoder: AbstractTextEncoder = HashedWords(),
         caption_dropout: float = 0.1,
@@ -85,23 +97,11 @@ class FlowData(pl.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        for name, share in (("clip_share", clip_share), ("caption_dropout", caption_dropout)):
-            if not 0 <= share <= 1:
-                raise ValueError(f"data.{name} must lie in [0, 1], got {share}")
-        for name, number, least in (
-            ("batch_size", batch_size, 1),
-            ("frames", frames, 1),
-            ("epochs", 1 if epochs is None else epochs, 1),
-            ("val_samples", val_samples, 0),
-            ("prompt_frames", prompt_frames, 1),
-            ("num_workers", num_workers, 0),
-        ):
-            if number < least:
-                raise ValueError(f"data.{name} must be at least {least}, got {number}")
-        if fps <= 0:
-            raise ValueError(f"data.fps must be positive, got {fps}")
-        if not all(0 <= value <= 255 for value in background):
-            raise ValueError(f"data.background must be red, green and blue within 0 and 255, got {background}")
+        check_shares(clip_share=clip_share, caption_dropout=caption_dropout)
+        at_least_one = {"batch_size": batch_size, "frames": frames, "epochs": 1 if epochs is None else epochs}
+        check_counts(1, **at_least_one, prompt_frames=prompt_frames)
+        check_counts(0, val_samples=val_samples, num_workers=num_workers)
+        check_clips_and_colours(fps, background)
         self.encoders = Encoders(autoencoder, text_encoder)
         self.world, self.clip_share = world, clip_share
         self.is_shapes = train_shards is None
@@ -124,7 +124,9 @@ class FlowData(pl.LightningDataModule):
                 raise ValueError(f"data.resolution {resolution}, data.multiple {multiple}: {error}") from error
         self.position = 0
         self.ledger = Ledger(max_bad_fraction)
-        framing = Framing(self.sizes, self.frames, self.fps, random=True, background=background)
+        mixed = CaptionMix(tuple(captions.items()))
+        framing = Framing(self.sizes, self.frames, self.fps, crops == "random", background, mixed)
+        self.cache_use = CacheUse(cache, None if self.is_shapes else cache_folder, framing, known.gives)
         self.mix = Mix(world, train_shards, val_shards, clip_share, framing, seed)
         self._restored: dict[str, Any] | None = None
         self._train_plan: Plan | None = None
@@ -132,14 +134,16 @@ class FlowData(pl.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Opens the indexes, and checks before training that the model can take every shape there will be."""
-        self.encoders.load()
         if stage == "predict":
+            self.encoders.load()
             return
+        self.cache_use.load(self.encoders, self.mix, self.num_workers, self.trainer)
         backbone: Any = self.trainer.lightning_module.backbone  # type: ignore[union-attr]
         check_shapes(self.mix.shapes(), self.encoders.latent_shape, backbone.check_shape)
         if stage == "fit":
             self.draws.known.check(backbone.takes_known, self.clip_share)
-            self._train_sources, weights = self.mix.train
+            sources, weights = self.mix.train
+            self._train_sources = self.cache_use.wrap(sources)
             self.ledger.size = sum(source.size or 0 for source in self._train_sources) or None
             if self.epochs is not None and self.is_shapes:
                 raise ValueError("data.epochs needs shards: the shapes world never ends. Use trainer.max_steps")
@@ -219,6 +223,7 @@ class FlowData(pl.LightningDataModule):
         """Every validation sample at every level, cut over the ranks without repetition."""
         assert self.trainer is not None
         sources, weights = self.mix.val
+        sources = self.cache_use.wrap(sources)
         nums = shares_of(self.val_samples, sources, weights)
         if not sum(nums):
             return []
@@ -285,9 +290,9 @@ class FlowData(pl.LightningDataModule):
         known = None
         if batch.unknown is not None:
             known = tuple(self.encoders.encode_known(*pair) for pair in zip(batch.pixels, batch.unknown, strict=True))
-        text = self.encoders.encode_captions(list(batch.captions), batch.kept, batch.u.device)
+        text = self.encoders.encode_captions(list(batch.captions), batch.kept, batch.u.device, batch.said)
         return dataclasses.replace(
             batch,
-            latents=tuple(self.encoders.encode_pixels(pixels) for pixels in batch.pixels),
+            latents=self.encoders.latents(batch.pixels, batch.raw),
             conditioning=Conditioning(text, known),
         )

@@ -16,6 +16,7 @@ from mmflow.data.decode import UnreadableSample
 from mmflow.data.known import KnownShares
 from mmflow.data.plan import Plan, Share, deal
 from mmflow.data.source import AbstractSource
+from mmflow.said import Said
 
 ENDLESS = 10**9
 """Length that an endless loader states. Lightning reads a batch ahead of loaders without a length, which would move the
@@ -100,8 +101,10 @@ class ShareReader(Dataset[Batch]):
         return self._batch(samples, holes, share)
 
     def _batch(self, samples: list[tuple[Sample, float]], holes: list[Hole], share: Share) -> Batch:
-        groups = [list(g) for _, g in groupby(samples, key=lambda pair: pair[0].frames.shape)]
-        pixels = tuple(_stack([sample.frames for sample, _ in group]) for group in groups)
+        # Where a cache has some of a shape's samples only, those that are decoded and the others are two groups.
+        samples = sorted(samples, key=lambda pair: (pair[0].frames.shape, _is_recalled(pair[0])))
+        groups = [list(g) for _, g in groupby(samples, key=lambda pair: (pair[0].frames.shape, _is_recalled(pair[0])))]
+        pixels = tuple(_pixels([sample for sample, _ in group]) for group in groups)
         eps = tuple(torch.stack([self._noise(sample) for sample, _ in group]) for group in groups)
         unknown = [self.draws.unknown([sample for sample, _ in group], self.latent_shape) for group in groups]
         if not groups:
@@ -123,6 +126,8 @@ class ShareReader(Dataset[Batch]):
             holes=tuple(holes),
             unknown=_masks(unknown, pixels),
             kept=torch.stack(kept) if kept else torch.ones(0, self.draws.num_encoders, dtype=torch.bool),
+            raw=_raw([[sample for sample, _ in group] for group in groups]),
+            said=_said([sample for sample, _ in samples]),
         )
 
     def _noise(self, sample: Sample) -> Tensor:
@@ -130,9 +135,37 @@ class ShareReader(Dataset[Batch]):
         return draws.normal(self.draws.seed, "eps", sample.key, sample.visit, shape)
 
 
-def _stack(frames: list[np.ndarray]) -> Tensor:
-    """(T, H, W, 3) arrays to `B 3 T H W`."""
-    return torch.from_numpy(np.stack(frames)).permute(0, 4, 1, 2, 3).contiguous()
+def _is_recalled(sample: Sample) -> bool:
+    return sample.recalled is not None and sample.recalled.latents is not None
+
+
+def _pixels(samples: list[Sample]) -> Tensor:
+    """(T, H, W, 3) arrays to `B 3 T H W`; B is 0 where the latents were recalled."""
+    if _is_recalled(samples[0]):
+        return torch.empty(0, 3, *samples[0].frames.shape[:3], dtype=torch.uint8)
+    return torch.from_numpy(np.stack([each.frames for each in samples])).permute(0, 4, 1, 2, 3).contiguous()
+
+
+def _raw(groups: list[list[Sample]]) -> tuple[Tensor | None, ...] | None:
+    """Latents of the groups whose latents were recalled; None if there are no such groups."""
+    found = tuple(
+        torch.stack([each.recalled.latents for each in group])  # type: ignore[union-attr, misc]
+        if _is_recalled(group[0])
+        else None
+        for group in groups
+    )
+    return found if any(each is not None for each in found) else None
+
+
+def _said(samples: list[Sample]) -> dict[str, Said]:
+    """What was recalled of the captions, by encoder, a row for every sample."""
+    recalled = [{} if each.recalled is None else each.recalled.said for each in samples]
+    found = {}
+    for name in dict.fromkeys(name for said in recalled for name in said):
+        some = next(said[name] for said in recalled if name in said)
+        nothing = Said(some.states[:0], torch.zeros(1, dtype=torch.int64), torch.zeros_like(some.pooled))
+        found[name] = Said.cat([said.get(name, nothing) for said in recalled])
+    return found
 
 
 def _masks(

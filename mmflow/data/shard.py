@@ -98,8 +98,24 @@ def read_sample(tar: str, row: Row) -> tuple[bytes, str]:
     else:
         media = read_range(tar, row.media_offset, media_end)
         caption = read_range(tar, row.caption_offset, caption_end)
+    return media, _decoded(tar, row, caption)
+
+
+def read_caption(tar: str, row: Row) -> str:
+    """KEY.txt of one indexed sample alone; errors as of `read_sample`."""
+    if not row.caption_size:
+        return ""
+    return _decoded(tar, row, read_range(tar, row.caption_offset, row.caption_offset + row.caption_size))
+
+
+def read_about(tar: str, row: Row) -> bytes | None:
+    """KEY.json of one indexed sample; None if it has none. Errors as of `read_range`."""
+    return read_range(tar, row.json_offset, row.json_offset + row.json_size) if row.json_size else None
+
+
+def _decoded(tar: str, row: Row, caption: bytes) -> str:
     try:
-        return media, caption.decode("utf-8-sig").strip()
+        return caption.decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
         raise UnreadableSample("caption_encoding", f"{tar}: {row.key}.txt is not UTF-8: {error}") from error
 

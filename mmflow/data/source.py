@@ -1,21 +1,24 @@
 """Where samples come from: each source knows its own order, and reads a planned item."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import final
 
 import numpy as np
+from jaxtyping import UInt8
 
 from mmflow import draws
 from mmflow.batch import Sample
+from mmflow.data.caption_mix import ONLY_TXT, CaptionMix
 from mmflow.data.decode import decode_clip, decode_picture
 from mmflow.data.index import Row, ShardIndex, read_index, refuse_changed
 from mmflow.data.manifest import folder_of
 from mmflow.data.order import WINDOW, Begun, ShuffledShards
 from mmflow.data.places import Medium, Places, places_in
 from mmflow.data.plan import Item
-from mmflow.data.shard import read_sample
+from mmflow.data.shard import read_about, read_caption, read_sample
 from mmflow.data.transform import Size, nearest_buckets, resize_cover_crop
 from mmflow.shapes.world import World
 
@@ -95,6 +98,7 @@ class Framing:
         fps: of a clip; frames are picked by time.
         random: draw the crop and the first frame anew at each visit; else the middle, as validation wants it.
         background: red, green and blue under what is transparent.
+        captions: which caption is taken.
     """
 
     sizes: tuple[Size, ...]
@@ -102,6 +106,21 @@ class Framing:
     fps: float
     random: bool
     background: tuple[int, int, int] = (255, 255, 255)
+    captions: CaptionMix = ONLY_TXT
+
+    def pixels(
+        self, medium: Medium, media: bytes, size: Size, crop: tuple[float, float] = (0.5, 0.5), start: float = 0.5
+    ) -> UInt8[np.ndarray, "T H W 3"]:
+        """A media file as a sample of `size`; `crop` and `start` in [0, 1) place it in what it has more.
+
+        Raises:
+            UnreadableSample: if it cannot be decoded.
+        """
+        if medium == "picture":
+            frames = decode_picture(media, self.background)
+        else:
+            frames = decode_clip(media, self.frames, self.fps, start, self.background)
+        return resize_cover_crop(frames, size, crop)
 
 
 @dataclass(frozen=True)
@@ -216,20 +235,26 @@ class ShardSource(AbstractSource):
         return self.places.tars[shard], self._index(shard).row(place)
 
     def read(self, item: Item) -> Sample:
-        framing = self.framing
-        media, caption = read_sample(*self._find(item.row))
+        tar, row = self._find(item.row)
+        media, txt = read_sample(tar, row)
         crop, start = (0.5, 0.5), 0.5
-        if framing.random:
+        if self.framing.random:
             u, v = draws.uniform(self.seed, "crop", item.key, item.visit, (2,)).tolist()
             crop, start = (u, v), float(draws.uniform(self.seed, "start_frame", item.key, item.visit))
-        if self.medium == "picture":
-            frames = decode_picture(media, framing.background)
-        else:
-            frames = decode_clip(media, framing.frames, framing.fps, start, framing.background)
-        return Sample(item.key, item.visit, resize_cover_crop(frames, item.shape[1:], crop), caption)
+        frames = self.framing.pixels(self.medium, media, item.shape[1:], crop, start)
+        return Sample(item.key, item.visit, frames, self.draw_caption(item, self._captions(tar, row, txt)))
 
     def caption(self, item: Item) -> str:
-        return read_sample(*self._find(item.row))[1]
+        tar, row = self._find(item.row)
+        return self.draw_caption(item, self._captions(tar, row, read_caption(tar, row)))
+
+    def _captions(self, tar: str, row: Row, txt: str) -> dict[str, str]:
+        mix = self.framing.captions
+        return mix.read(txt, None if mix.only_txt else read_about(tar, row))
+
+    def draw_caption(self, item: Item, captions: Mapping[str, str]) -> str:
+        """The caption of this visit, of all that the sample has."""
+        return self.framing.captions.draw(captions, self.seed, item.key, item.visit)
 
 
 class LevelSource:

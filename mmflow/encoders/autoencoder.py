@@ -6,6 +6,9 @@ from typing import final
 from jaxtyping import Float
 from torch import Tensor
 
+from mmflow.encoders.identity import Identity
+from mmflow.encoders.latent_spec import Numbers
+
 
 class AbstractAutoencoder(ABC):
     """A frozen autoencoder; constructors load no weights, so that `--help` and configuration checks stay cheap."""
@@ -34,8 +37,27 @@ class AbstractAutoencoder(ABC):
         """
 
     @abstractmethod
+    def identity(self) -> Identity:
+        """What raw latents depend on."""
+
     def encode(self, pixels: Float[Tensor, "B 3 T H W"]) -> Float[Tensor, "B C t h w"]:
         """Normalised latents of pixels in [-1, 1]."""
+        return self.normalise(self.encode_raw(pixels))
+
+    @abstractmethod
+    def encode_raw(self, pixels: Float[Tensor, "B 3 T H W"]) -> Float[Tensor, "B C t h w"]:
+        """Latents as the network gives them, fp32, before shift and scale: what a cache keeps."""
+
+    @abstractmethod
+    def normalise(self, raw: Float[Tensor, "B C t h w"]) -> Float[Tensor, "B C t h w"]:
+        """(raw - shift) * scale."""
+
+    def own_numbers(self) -> tuple[Numbers, Numbers] | None:
+        """Shift and scale where they come with the weights; None where the configuration says them."""
+        return None
+
+    def take_numbers(self, shift: Numbers, scale: Numbers) -> None:  # noqa: B027 - most have nothing to take
+        """What `own_numbers` said of the same weights before, so that these need not be read to normalise."""
 
     @abstractmethod
     def decode(self, latents: Float[Tensor, "B C t h w"]) -> Float[Tensor, "B 3 T H W"]:
@@ -92,8 +114,14 @@ class RgbAutoencoder(AbstractAutoencoder):
     def load(self) -> None:
         """There is nothing to load."""
 
-    def encode(self, pixels: Float[Tensor, "B 3 T H W"]) -> Float[Tensor, "B C t h w"]:
-        return (pixels - self.shift) * self.scale
+    def identity(self) -> Identity:
+        return {"kind": type(self).__name__}
+
+    def encode_raw(self, pixels: Float[Tensor, "B 3 T H W"]) -> Float[Tensor, "B C t h w"]:
+        return pixels
+
+    def normalise(self, raw: Float[Tensor, "B C t h w"]) -> Float[Tensor, "B C t h w"]:
+        return (raw - self.shift) * self.scale
 
     def decode(self, latents: Float[Tensor, "B C t h w"]) -> Float[Tensor, "B 3 T H W"]:
         return latents / self.scale + self.shift

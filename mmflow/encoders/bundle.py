@@ -1,5 +1,6 @@
 """The frozen networks of a run as one thing: what training, previews, sampling and scoring need beside the model."""
 
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from mmflow.batch import Known, TextFeatures
 from mmflow.encoders.autoencoder import AbstractAutoencoder
 from mmflow.encoders.cache import PromptCache
 from mmflow.encoders.diffusers_autoencoder import DiffusersAutoencoder
+from mmflow.encoders.identity import Identity
 from mmflow.encoders.joint_text import JointTextEncoder
 from mmflow.encoders.known import encode_known
 from mmflow.encoders.stock import (
@@ -23,6 +25,7 @@ from mmflow.encoders.stock import (
     write_text,
 )
 from mmflow.encoders.text import AbstractTextEncoder
+from mmflow.said import Said
 
 
 @dataclass(frozen=True)
@@ -33,10 +36,22 @@ class Encoders:
     text: AbstractTextEncoder
     _prompts: PromptCache = field(default_factory=PromptCache, init=False, repr=False, compare=False)
 
-    def load(self) -> None:
-        """Reads all weights now; ValueError if some cannot be had or are not what the configuration says."""
-        self.autoencoder.load()
-        self.text.load()
+    def load(self, cached: Container[str] = ()) -> None:
+        """Reads all weights now, aside from those of networks whose words a cache has: `latents`, or names of text
+        encoders; ValueError if some cannot be had or are not what the configuration says."""
+        if "latents" not in cached:
+            self.autoencoder.load()
+        self.text.load([name for name in self.text.names if name not in cached])
+
+    def identities(self) -> tuple[Identity, dict[str, Identity]]:
+        """What raw latents, and the words of each text encoder, depend on."""
+        absent = getattr(self.text, "absent", ())
+        return self.autoencoder.identity(), {n: self.text.identity(n) for n in self.text.names if n not in absent}
+
+    @torch.no_grad()
+    def say(self, name: str, captions: list[str], device: torch.device | str = "cpu") -> Said:
+        """What one text encoder says of captions, none of which is null."""
+        return self.text.say(name, captions, device)
 
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """(C, t, h, w) of the latents of T x H x W pixels; ValueError if the stride does not divide them."""
@@ -69,15 +84,35 @@ class Encoders:
 
     @torch.no_grad()
     def encode_captions(
-        self, captions: list[str], kept: Bool[Tensor, "B E"] | None, device: torch.device | str
+        self,
+        captions: list[str],
+        kept: Bool[Tensor, "B E"] | None,
+        device: torch.device | str,
+        said: Mapping[str, Said] | None = None,
     ) -> TextFeatures:
-        """Features of the captions of samples, on `device`; `kept` says which encoders see each caption."""
-        return self.text.encode(captions, kept, device)
+        """Features of the captions of samples, on `device`; `kept` says which encoders see each caption, `said` what a
+        cache has of their words."""
+        return self.text.encode(captions, kept, device, said)
 
     @torch.no_grad()
     def encode_pixels(self, pixels: UInt8[Tensor, "B 3 T H W"]) -> Float[Tensor, "B C t h w"]:
         """Normalised latents of 8-bit pixels, fp32."""
-        return self.autoencoder.encode(pixels.float() / 127.5 - 1)
+        return self.autoencoder.normalise(self.encode_raw(pixels))
+
+    def latents(
+        self, pixels: tuple[Tensor, ...], raw: tuple[Tensor | None, ...] | None
+    ) -> tuple[Float[Tensor, "_ C t h w"], ...]:
+        """Normalised latents of groups of 8-bit pixels, fp32; of `raw` ones where a cache has them."""
+        found = raw or (None,) * len(pixels)
+        return tuple(
+            self.encode_pixels(p) if r is None else self.autoencoder.normalise(r.float())
+            for p, r in zip(pixels, found, strict=True)
+        )
+
+    @torch.no_grad()
+    def encode_raw(self, pixels: UInt8[Tensor, "B 3 T H W"]) -> Float[Tensor, "B C t h w"]:
+        """Latents of 8-bit pixels before shift and scale, fp32."""
+        return self.autoencoder.encode_raw(pixels.float() / 127.5 - 1)
 
     @torch.no_grad()
     def encode_known(self, pixels: UInt8[Tensor, "B 3 T H W"], unknown: Bool[Tensor, "B 1 T H W"]) -> Known:

@@ -10,6 +10,7 @@ from torch import Tensor
 from mmflow.encoders.autoencoder import AbstractAutoencoder
 from mmflow.encoders.frozen import Dtype, Frozen, Place
 from mmflow.encoders.hub import complete, explained, local, quiet, read_config, require
+from mmflow.encoders.identity import WEIGHTS, Identity, digest_of
 from mmflow.encoders.latent_spec import LatentSpec, Numbers, latent_spec
 from mmflow.encoders.single_file import file_config, load_file
 from mmflow.encoders.statistics import read_statistics, spread
@@ -132,12 +133,20 @@ class DiffusersAutoencoder(AbstractAutoencoder):
 
     def _shift_and_scale(self) -> tuple[Numbers, Numbers]:
         if self._numbers is None:
-            self._numbers = self._normalisation(self._network.load())
+            if self.statistics is not None:
+                self._numbers = read_statistics(self.statistics, self.channels)
+            else:
+                self._numbers = self._normalisation(self._network.load())
         return self._numbers
 
+    def own_numbers(self) -> tuple[Numbers, Numbers] | None:
+        return None if self.statistics is not None else self._shift_and_scale()
+
+    def take_numbers(self, shift: Numbers, scale: Numbers) -> None:
+        if self.statistics is None:
+            self._numbers = shift, scale
+
     def _normalisation(self, network: Any) -> tuple[Numbers, Numbers]:
-        if self.statistics is not None:
-            return read_statistics(self.statistics, self.channels)
         spec = self._spec
         if spec is not None and spec.shift is not None and spec.scale is not None:
             return spec.shift, spec.scale
@@ -149,8 +158,16 @@ class DiffusersAutoencoder(AbstractAutoencoder):
             '{"shift": 0.0609, "scale": 1.5305} are those of SD3, `python tools/shards.py latent-stats` measures them'
         )
 
-    def encode(self, pixels: Float[Tensor, "B 3 T H W"]) -> Float[Tensor, "B C t h w"]:
-        raw = self.encode_raw(pixels)
+    def identity(self) -> Identity:
+        return {
+            "kind": type(self).__name__,
+            "path": f"{self.path}/{self.subfolder}",
+            "weights": digest_of(self.path, self.subfolder, WEIGHTS),
+            "dtype": str(self._network.dtype).removeprefix("torch."),
+            "posterior": "mean",
+        }
+
+    def normalise(self, raw: Float[Tensor, "B C t h w"]) -> Float[Tensor, "B C t h w"]:
         shift, scale = self._shift_and_scale()
         return (raw - spread(shift, raw)) * spread(scale, raw)
 

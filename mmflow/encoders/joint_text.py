@@ -1,6 +1,6 @@
 """CLIP-L, CLIP-G and T5 as one text encoder, the paper's (appendix B.2), or any subset of them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, final
 
 import torch
@@ -9,9 +9,12 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from mmflow.batch import TextFeatures
+from mmflow.encoders.identity import Identity
 from mmflow.encoders.parts import Part, Voice, join
 from mmflow.encoders.pretrained_text import CLIP_TOKENS, ClipEncoder, T5Encoder, TextLayout
 from mmflow.encoders.text import AbstractTextEncoder
+from mmflow.encoders.text_network import TokenStates
+from mmflow.said import Said
 
 EncoderName = Literal["clip_l", "clip_g", "t5"]
 
@@ -64,12 +67,23 @@ class JointTextEncoder(AbstractTextEncoder):
     def pooled_width(self) -> int:
         return sum(clip.width for clip in self.clips.values())
 
-    def load(self) -> None:
+    @property
+    def hears_empty(self) -> bool:
+        return self.empty_caption == "encoded"
+
+    def load(self, names: Sequence[str] | None = None) -> None:
         for missing in self.absent:
             rank_zero_warn(f"text encoder {missing} is absent: its null state stands for what it would say")
-        for name in self.names:
+        for name in self.names if names is None else names:
             if name not in self.absent:
                 self._encoder(name).load()
+
+    def identity(self, name: str) -> Identity:
+        return {**self._encoder(name).identity(), "layout": self.layout}
+
+    def say(self, name: str, captions: list[str], device: torch.device | str = "cpu") -> Said:
+        states = self._encoder(name).states(captions, torch.device(device), self.layout)
+        return states.packed(whole=self.layout == "sd3")
 
     def _encoder(self, name: str) -> ClipEncoder | T5Encoder:
         encoder = self.t5 if name == "t5" else self.clips[name]
@@ -77,10 +91,17 @@ class JointTextEncoder(AbstractTextEncoder):
         return encoder
 
     def encode(
-        self, captions: list[str], kept: Bool[Tensor, "B E"] | None = None, device: torch.device | str = "cpu"
+        self,
+        captions: list[str],
+        kept: Bool[Tensor, "B E"] | None = None,
+        device: torch.device | str = "cpu",
+        said: Mapping[str, Said] | None = None,
     ) -> TextFeatures:
-        where = torch.device(device)
-        voices = {name: self._voice(name, captions, kept, where) for name in self.names}
+        where, before = torch.device(device), said or {}
+        voices = {
+            name: self._voice(name, captions, self._seen(name, captions, kept), before.get(name), where)
+            for name in self.names
+        }
         is_padded, parts = self.layout == "sd3", []
         if self.clips:
             clips = [voices[name] for name in self.clips]
@@ -89,16 +110,24 @@ class JointTextEncoder(AbstractTextEncoder):
             parts.append(Part.of([voices["t5"]], len(captions), where, self.t5.max_length if is_padded else None))
         return join(parts, self.context_width)
 
-    def _voice(self, name: str, captions: list[str], kept: Bool[Tensor, "B E"] | None, device: torch.device) -> Voice:
-        """What one encoder says of the captions that it is given; those that are dropped are not run at all."""
+    def _seen(self, name: str, captions: list[str], kept: Bool[Tensor, "B E"] | None) -> list[int]:
+        """The captions that one encoder is given; it is not run on those that are dropped."""
         column = self.names.index(name)
-        seen = [
+        return [
             i
             for i, caption in enumerate(captions)
             if name not in self.absent
             and (kept is None or bool(kept[i, column]))
-            and (self.empty_caption == "encoded" or caption.strip())
+            and (self.hears_empty or caption.strip())
         ]
+
+    def _voice(
+        self, name: str, captions: list[str], seen: list[int], before: Said | None, device: torch.device
+    ) -> Voice:
         encoder = self._encoder(name)
-        said = encoder.states([captions[i] for i in seen], device, self.layout) if seen else None
-        return Voice(seen, said, encoder.width, 0 if name == "t5" else encoder.width)
+        widths = encoder.width, 0 if name == "t5" else encoder.width
+
+        def ask(samples: list[int]) -> TokenStates:
+            return encoder.states([captions[i] for i in samples], device, self.layout)
+
+        return Voice.of(seen, ask, widths, before, device)

@@ -1,6 +1,6 @@
 """Context parts: one token sequence each, with what several encoders say side by side on its channels."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mmflow.batch import TextFeatures
 from mmflow.encoders.text_network import TokenStates
+from mmflow.said import Said
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,39 @@ class Voice:
     said: TokenStates | None
     width: int
     pooled_width: int
+
+    @staticmethod
+    def of(
+        seen: list[int],
+        ask: Callable[[list[int]], TokenStates],
+        widths: tuple[int, int],
+        before: Said | None,
+        device: torch.device,
+    ) -> "Voice":
+        """What was said before is taken from there, and the encoder is asked for the rest of what it is given.
+
+        Args:
+            seen: the samples, by number, whose captions it is given.
+            ask: its own words of some of them.
+            widths: of its tokens and pooled features.
+            before: what it said of the samples' captions before.
+            device: of the result.
+        """
+        known = [] if before is None else [i for i in seen if before.lengths[i]]
+        rest = [i for i in seen if i not in set(known)] if known else seen
+        parts = [ask(rest)] if rest else []
+        if before is not None and known:
+            parts.append(_remembered(before, known, device))
+        return Voice(rest + known, TokenStates.cat(parts) if parts else None, *widths)
+
+
+def _remembered(before: Said, samples: list[int], device: torch.device) -> TokenStates:
+    """Padded again, as the encoder itself gives them."""
+    pieces = before.states.to(device).float().split(before.lengths.tolist())
+    lengths = before.lengths[samples]
+    mask = torch.arange(int(lengths.max()))[None] < lengths[:, None]
+    states = torch.nn.utils.rnn.pad_sequence([pieces[i] for i in samples], batch_first=True)
+    return TokenStates(states, mask, before.pooled[samples].to(device).float())
 
 
 @dataclass(frozen=True)

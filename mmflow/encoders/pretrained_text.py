@@ -1,5 +1,6 @@
 """Released text encoders: CLIP's and T5's for the joint encoder, and any other one of the transformers library."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, final
 
 import torch
@@ -8,9 +9,11 @@ from torch import Tensor
 
 from mmflow.batch import TextFeatures
 from mmflow.encoders.frozen import Dtype, Place
+from mmflow.encoders.identity import Identity
 from mmflow.encoders.parts import Part, Voice, join
 from mmflow.encoders.text import AbstractTextEncoder
 from mmflow.encoders.text_network import TextNetwork, TokenStates
+from mmflow.said import Said
 
 CLIP_TOKENS = 77
 TextLayout = Literal["packed", "sd3"]
@@ -72,6 +75,10 @@ class ClipEncoder:
         """(folder or repository id, subfolder) of the network or of its tokenizer."""
         network = self._network
         return network.path, network.subfolder if part == "text_encoder" else network.tokenizer_subfolder
+
+    def identity(self) -> Identity:
+        """What its words depend on."""
+        return {"kind": type(self).__name__, **self._network.identity(), "pooled": self.pooled, "pad_id": self.pad_id}
 
     def load(self) -> None:
         """Reads the weights; ValueError if they cannot be had or have another width than the declared."""
@@ -136,6 +143,10 @@ class T5Encoder:
         """(folder or repository id, subfolder) of the network or of its tokenizer."""
         network = self._network
         return network.path, network.subfolder if part == "text_encoder" else network.tokenizer_subfolder
+
+    def identity(self) -> Identity:
+        """What its words depend on."""
+        return {"kind": type(self).__name__, **self._network.identity()}
 
     def load(self) -> None:
         """Reads the weights; ValueError if they cannot be had or have another width than the declared."""
@@ -205,15 +216,18 @@ class TransformersEncoder(AbstractTextEncoder):
     def pooled_width(self) -> int:
         return self.token_width
 
-    def load(self) -> None:
-        self._found_width()
-        self._network.load()
+    def load(self, names: Sequence[str] | None = None) -> None:
+        if names is None or "text" in names:
+            self._found_width()
+            self._network.load()
 
-    def encode(
-        self, captions: list[str], kept: Bool[Tensor, "B E"] | None = None, device: torch.device | str = "cpu"
-    ) -> TextFeatures:
-        where = torch.device(device)
+    def identity(self, name: str) -> Identity:
+        return {"kind": type(self).__name__, **self._network.identity(), "pooled": self.pooled}
 
+    def say(self, name: str, captions: list[str], device: torch.device | str = "cpu") -> Said:
+        return self._states(captions, torch.device(device)).packed(whole=False)
+
+    def _states(self, captions: list[str], device: torch.device) -> TokenStates:
         def read(output: Any, mask: Tensor) -> tuple[Tensor, Tensor]:
             states, lengths = output.last_hidden_state.float(), mask.sum(1)
             if self.pooled == "mean":
@@ -222,8 +236,20 @@ class TransformersEncoder(AbstractTextEncoder):
                 torch.arange(len(mask), device=mask.device), 0 if self.pooled == "first" else lengths - 1
             ]
 
+        return self._network.run(captions, device, read)
+
+    def encode(
+        self,
+        captions: list[str],
+        kept: Bool[Tensor, "B E"] | None = None,
+        device: torch.device | str = "cpu",
+        said: Mapping[str, Said] | None = None,
+    ) -> TextFeatures:
+        where = torch.device(device)
+
+        def ask(samples: list[int]) -> TokenStates:
+            return self._states([captions[i] for i in samples], where)
+
         seen = [i for i, text in enumerate(captions) if text.strip() and (kept is None or bool(kept[i, 0]))]
-        said = self._network.run([captions[i] for i in seen], where, read) if seen else None
-        return join(
-            [Part.of([Voice(seen, said, self.token_width, self.token_width)], len(captions), where)], self.token_width
-        )
+        voice = Voice.of(seen, ask, (self.token_width, self.token_width), (said or {}).get("text"), where)
+        return join([Part.of([voice], len(captions), where)], self.token_width)

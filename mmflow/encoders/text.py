@@ -3,6 +3,7 @@
 import hashlib
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import final
 
@@ -12,6 +13,8 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from mmflow.batch import TextFeatures
+from mmflow.encoders.identity import Identity
+from mmflow.said import Said
 
 WORDS = re.compile(r"\w+|[^\w\s]")
 
@@ -34,17 +37,37 @@ class AbstractTextEncoder(ABC):
     def pooled_width(self) -> int:
         """Width of the pooled features."""
 
+    @property
+    def hears_empty(self) -> bool:
+        """Whether an empty caption is encoded like any other."""
+        return False
+
     @abstractmethod
-    def load(self) -> None:
+    def load(self, names: Sequence[str] | None = None) -> None:
         """Reads the weights now, so that what is wrong with them is said before anything is trained.
+
+        Args:
+            names: of the encoders to load; None is all.
 
         Raises:
             ValueError: if they cannot be had, or are not what the configuration says of them.
         """
 
     @abstractmethod
+    def identity(self, name: str) -> Identity:
+        """What the words of one encoder depend on."""
+
+    @abstractmethod
+    def say(self, name: str, captions: list[str], device: torch.device | str = "cpu") -> Said:
+        """What one encoder says of captions, at least one and none of them null: what a cache keeps."""
+
+    @abstractmethod
     def encode(
-        self, captions: list[str], kept: Bool[Tensor, "B E"] | None = None, device: torch.device | str = "cpu"
+        self,
+        captions: list[str],
+        kept: Bool[Tensor, "B E"] | None = None,
+        device: torch.device | str = "cpu",
+        said: Mapping[str, Said] | None = None,
     ) -> TextFeatures:
         """Features of each caption, fp32, on `device`.
 
@@ -52,6 +75,7 @@ class AbstractTextEncoder(ABC):
             captions: texts; an empty one gives the null state.
             kept: which encoders see each caption; None is all. What none sees is in the null state.
             device: of the model, where encoders work that are not told otherwise, and of the features.
+            said: what encoders said of the captions before, by name: they are not asked again.
         """
 
     def null(self, num: int) -> TextFeatures:
@@ -100,8 +124,16 @@ class HashedWords(AbstractTextEncoder):
     def pooled_width(self) -> int:
         return self.width
 
-    def load(self) -> None:
+    def load(self, names: Sequence[str] | None = None) -> None:
         """There is nothing to load."""
+
+    def identity(self, name: str) -> Identity:
+        sizes = {"width": self.width, "position_width": self.position_width, "max_words": self.max_words}
+        return {"kind": type(self).__name__, **sizes}
+
+    def say(self, name: str, captions: list[str], device: torch.device | str = "cpu") -> Said:
+        features = self.encode(captions, device=device)
+        return Said(features.context, features.lengths[:, 0], features.pooled)
 
     def _positions(self, num: int) -> Tensor:
         frequencies = 0.5 ** torch.arange(self.position_width // 2, dtype=torch.float32)
@@ -109,11 +141,21 @@ class HashedWords(AbstractTextEncoder):
         return torch.cat([angles.sin(), angles.cos()], 1)
 
     def encode(
-        self, captions: list[str], kept: Bool[Tensor, "B E"] | None = None, device: torch.device | str = "cpu"
+        self,
+        captions: list[str],
+        kept: Bool[Tensor, "B E"] | None = None,
+        device: torch.device | str = "cpu",
+        said: Mapping[str, Said] | None = None,
     ) -> TextFeatures:
         tokens, pooled = [], []
+        before = said["words"] if said else None
         seen = [True] * len(captions) if kept is None else kept[:, 0].tolist()
-        for caption, is_seen in zip(captions, seen, strict=True):
+        for i, (caption, is_seen) in enumerate(zip(captions, seen, strict=True)):
+            if before is not None and is_seen and before.lengths[i]:
+                one = before.one(i).to("cpu")
+                tokens.append(one.states.float())
+                pooled.append(one.pooled[0].float())
+                continue
             words = WORDS.findall(caption.casefold())[: self.max_words] if is_seen else []
             if not words:
                 tokens.append(torch.zeros(1, self.context_width))

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from mmflow.encoders.frozen import Dtype, Frozen, Place
 from mmflow.encoders.hub import complete, explained, quiet, read_config, require
+from mmflow.encoders.identity import TOKENIZER, WEIGHTS, Identity, digest_of
+from mmflow.said import Said
 
 MAX_CAPTIONS = 64
 """Captions that go through a network at once."""
@@ -25,6 +27,11 @@ class TokenStates:
     mask: Bool[Tensor, "n L"]
     """True on a caption's own tokens, the ones that begin and end it included (host memory)."""
     pooled: Float[Tensor, "n V"]
+
+    def packed(self, whole: bool) -> Said:
+        """Without padding; with it if it is a part of what is said (`whole`)."""
+        mask = torch.ones_like(self.mask) if whole else self.mask
+        return Said(self.states[mask.to(self.states.device)], mask.sum(1), self.pooled)
 
     @staticmethod
     def cat(parts: "list[TokenStates]") -> "TokenStates":
@@ -85,6 +92,16 @@ class TextNetwork:
             return config
         shared = {name: config[name] for name in ("projection_dim",) if name in config}
         return {**config["text_config"], **shared}
+
+    def identity(self) -> Identity:
+        """Its weights, its tokenizer, and what it does with them."""
+        return {
+            "path": f"{self.path}/{self.subfolder}",
+            "weights": digest_of(self.path, self.subfolder, WEIGHTS),
+            "tokenizer": digest_of(self.path, self.tokenizer_subfolder, TOKENIZER),
+            "max_length": self.max_length,
+            "dtype": str(self._network.dtype).removeprefix("torch."),
+        }
 
     def load(self) -> tuple[Any, Any]:
         """(network, tokenizer), read the first time.

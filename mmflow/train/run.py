@@ -94,6 +94,7 @@ def describe(trainer: pl.Trainer, pl_module: Any) -> list[str]:
         f"{'bf16' if pl_module.autocast_dtype else 'fp32'} on {pl_module.device.type}",
         *(pl_module.start_lines if trainer.ckpt_path is None else []),
         *data.mix.describe(),
+        *data.cache_use.lines(data.batch_size),
         step,
         *verdict(obstacles(pl_module, data.encoders)),
     ]

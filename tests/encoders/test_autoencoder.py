@@ -17,10 +17,16 @@ class Strided(AbstractAutoencoder):
     def load(self) -> None:
         raise NotImplementedError
 
-    def encode(self, pixels: Tensor) -> Tensor:
+    def identity(self) -> dict:
+        return {"kind": "Strided"}
+
+    def normalise(self, raw: Tensor) -> Tensor:
+        return raw
+
+    def encode_raw(self, pixels: Tensor) -> Tensor:
         raise NotImplementedError
 
-    decode = encode
+    decode = encode_raw
 
 
 @pytest.mark.parametrize(("scale", "shift"), [(1.0, 0.0), (2.5, 0.25)])
