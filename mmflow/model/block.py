@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mmflow.model.attention import AbstractAttention, joint_attention
 from mmflow.model.clips import ClipAttention, Clips
-from mmflow.model.heads import HEAD_WIDTH, HeadNorm, Rotation, SelfAttention, turned
+from mmflow.model.heads import HEAD_WIDTH, HeadNorm, Rotation, SelfAttention, seen, turned
 from mmflow.model.layout import Layout
 from mmflow.model.segments import Segments, normalise
 
@@ -38,20 +38,21 @@ class Stream(nn.Module):
         last: bool = False,
         dual: bool = False,
         gelu: Literal["tanh", "erf"] = "tanh",
+        head_width: int = HEAD_WIDTH,
     ) -> None:
         super().__init__()
         assert not (last and dual), "a stream whose output is dropped needs no second attention"
-        self.num_heads, self.last = width // HEAD_WIDTH, last
+        self.num_heads, self.last = width // head_width, last
         self.num_modulations = 2 if last else 9 if dual else 6
         self.modulation = nn.Linear(width, self.num_modulations * width)
         self.qkv = nn.Linear(width, 3 * width)
-        self.norm_q = HeadNorm() if qk_norm else nn.Identity()
-        self.norm_k = HeadNorm() if qk_norm else nn.Identity()
+        self.norm_q = HeadNorm(head_width) if qk_norm else nn.Identity()
+        self.norm_k = HeadNorm(head_width) if qk_norm else nn.Identity()
         if not last:
             self.proj = nn.Linear(width, width)
             hidden, activation = mlp_ratio * width, nn.GELU(approximate="tanh" if gelu == "tanh" else "none")
             self.mlp = nn.Sequential(nn.Linear(width, hidden), activation, nn.Linear(hidden, width))
-        self.own = SelfAttention(width, qk_norm=qk_norm) if dual else None
+        self.own = SelfAttention(width, qk_norm=qk_norm, head_width=head_width) if dual else None
 
     def modulations(self, y: Float[Tensor, "B D"]) -> tuple[Tensor, ...]:
         """(shift1, scale1, gate1, shift2, scale2, gate2), each (B, D).
@@ -62,9 +63,9 @@ class Stream(nn.Module):
         return vectors.chunk(self.num_modulations, dim=1)
 
     def queries_keys_values(self, x: Rows, rotation: Rotation | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """q, k, v of shape (R, K, E) from modulated tokens; q and k normalised per head, then turned."""
-        q, k, v = self.qkv(x).view(len(x), 3, self.num_heads, HEAD_WIDTH).unbind(1)
-        return *turned(self.norm_q(q), self.norm_k(k), rotation), v
+        """q, k, v of shape (R, K, E) from modulated tokens; q and k normalised per head, then all turned."""
+        q, k, v = self.qkv(x).view(len(x), 3, self.num_heads, x.shape[1] // self.num_heads).unbind(1)
+        return turned(self.norm_q(q), self.norm_k(k), v, rotation)
 
     def add_attention(
         self, x: Rows, attended: Float[Tensor, "R K E"], segments: Segments, mods: tuple[Tensor, ...]
@@ -120,11 +121,12 @@ class MMDiTBlock(nn.Module):
         dual: bool = False,
         over_time: bool = False,
         gelu: Literal["tanh", "erf"] = "tanh",
+        head_width: int = HEAD_WIDTH,
     ) -> None:
         super().__init__()
-        self.over_time = ClipAttention(width, qk_norm=qk_norm) if over_time else None
-        self.context = Stream(width, qk_norm=qk_norm, mlp_ratio=mlp_ratio, last=last, gelu=gelu)
-        self.visual = Stream(width, qk_norm=qk_norm, mlp_ratio=mlp_ratio, dual=dual, gelu=gelu)
+        self.over_time = ClipAttention(width, qk_norm=qk_norm, head_width=head_width) if over_time else None
+        self.context = Stream(width, qk_norm=qk_norm, mlp_ratio=mlp_ratio, last=last, gelu=gelu, head_width=head_width)
+        self.visual = Stream(width, qk_norm=qk_norm, mlp_ratio=mlp_ratio, dual=dual, gelu=gelu, head_width=head_width)
 
     def forward(
         self,
@@ -144,7 +146,7 @@ class MMDiTBlock(nn.Module):
             y: conditioning vector of each sample of `layout`.
             layout: where the samples lie.
             attention: the backend.
-            rotation: of the visual tokens' queries and keys.
+            rotation: of the visual tokens' queries, keys and, by design, values.
             clips: which rows attend over time, where the block has such an attention.
         """
         visual_rows = Segments(layout.visual, layout.dense)
@@ -157,7 +159,7 @@ class MMDiTBlock(nn.Module):
             self.visual.queries_keys_values(visual_rows.affine(normed, *visual_mods[:2]), rotation),
             layout,
         )
-        visual = self.visual.add_attention(visual, visual_out, visual_rows, visual_mods)
+        visual = self.visual.add_attention(visual, seen(visual_out, rotation), visual_rows, visual_mods)
         visual = self.visual.add_own(visual, normed, visual_rows, visual_mods, attention, rotation)
         if self.over_time is not None and clips is not None:
             visual = self.over_time(visual, y, clips, attention)

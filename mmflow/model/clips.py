@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mmflow.model.attention import AbstractAttention
 from mmflow.model.embed import axis_sinusoid
-from mmflow.model.heads import Rotation, SelfAttention
+from mmflow.model.heads import HEAD_WIDTH, Rotation, SelfAttention
 from mmflow.model.segments import Segments
 
 Rows = Float[Tensor, "R D"]
@@ -98,10 +98,10 @@ def context_copies(
 class ClipAttention(nn.Module):
     """Attention over all visual tokens of a clip, with a modulation of its own."""
 
-    def __init__(self, width: int, *, qk_norm: bool) -> None:
+    def __init__(self, width: int, *, qk_norm: bool, head_width: int = HEAD_WIDTH) -> None:
         super().__init__()
         self.modulation = nn.Linear(width, 3 * width)
-        self.attention = SelfAttention(width, qk_norm=qk_norm)
+        self.attention = SelfAttention(width, qk_norm=qk_norm, head_width=head_width)
 
     def forward(self, visual: Rows, y: Float[Tensor, "B D"], clips: Clips, attention: AbstractAttention) -> Rows:
         """x + gate attention(modulated x + positions in time), on the rows of clips.

@@ -21,6 +21,10 @@ class Design:
             inpainting has them. The mask is 1 where the model generates; where nothing is given it is 1 beside zeros.
         rotary: rotates queries and keys of the visual tokens by their place, beside the positions that are added. A
             small model then sees its neighbours from the first step on, and needs a quarter fewer steps.
+        relative_values: half of the heads gather values as seen from the token that asks, by the same rotations: "the
+            edge lies two patches to the left of me" (GTA, Miyato et al. 2024, arXiv 2310.10375). For `rotary`.
+        head_width: channels of a head, 64 in the paper. Narrower heads are more heads, which a model of few blocks
+            needs to look at several places at once.
         embedding_std: spread of the first weights of the embeddings of t and of pooled text. DiT's 0.02 is made for
             wide models and weeks; at widths of 128 a run of minutes spends a good part on growing them.
         gelu: `tanh` is the released models' approximation; `erf` is GELU itself, which torch computes five times as
@@ -32,6 +36,8 @@ class Design:
     temporal: Literal["joint", "added"] = "joint"
     known: bool = False
     rotary: bool = False
+    relative_values: bool = False
+    head_width: int = 64
     embedding_std: float = 0.02
     gelu: Literal["tanh", "erf"] = "tanh"
 
@@ -43,6 +49,13 @@ class Design:
         """
         if not 0 <= self.dual_attention_blocks <= depth:
             raise ValueError(f"design.dual_attention_blocks must lie in 0..{depth}, got {self.dual_attention_blocks}")
+        width = 64 * depth
+        if self.head_width < 16 or self.head_width % 16 or width % self.head_width:
+            raise ValueError(
+                f"design.head_width must be a multiple of 16 that divides the width {width}, got {self.head_width}"
+            )
+        if self.relative_values and not (self.rotary and self.head_width < width):
+            raise ValueError("design.relative_values needs design.rotary and at least two heads")
         if self.embedding_std <= 0:
             raise ValueError(f"design.embedding_std must be positive, got {self.embedding_std}")
         if self.temporal == "added" and video_patch_size is None:

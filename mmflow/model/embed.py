@@ -74,8 +74,8 @@ def rotary_angles(
 ) -> Float[Tensor, "N {head_width}//2"]:
     """Angles by which the pairs of a head's channels turn at each token, frame by frame, row by row.
 
-    A quarter of the pairs turns with the frame, three eighths each with the row and the column, by 1 down to 1/16
-    radian per patch (Su et al. 2021, arXiv 2104.09864, one axis at a time). Rows and columns count from the middle, so
+    A quarter of the pairs turns with the frame, three eighths each with the row and the column, by 2.5 down to 1/16
+    radians per patch (Su et al. 2021, arXiv 2104.09864, one axis at a time). Rows and columns count from the middle, so
     that the context, which does not turn, sees a small and a large picture alike.
 
     Args:
@@ -88,7 +88,7 @@ def rotary_angles(
         for axis, n in enumerate(grid)
     ]
     pairs = (head_width // 8, 3 * head_width // 16, 3 * head_width // 16)
-    speeds = [16 ** -torch.linspace(0, 1, n, device=device) for n in pairs]
+    speeds = [2.5 * 40 ** -torch.linspace(0, 1, n, device=device) for n in pairs]
     meshed = torch.meshgrid(*places, indexing="ij")
     return torch.cat([m.reshape(-1, 1) * s for m, s in zip(meshed, speeds, strict=True)], 1)
 

@@ -114,6 +114,7 @@ class MMDiT(AbstractBackbone):
                 dual=i < design.dual_attention_blocks,
                 over_time=design.temporal == "added",
                 gelu=design.gelu,
+                head_width=design.head_width,
             )
             for i in range(depth)
         )
@@ -134,7 +135,7 @@ class MMDiT(AbstractBackbone):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
             elif isinstance(module, HeadNorm):
-                nn.init.ones_(module.weight)
+                module.reset_parameters()
             elif isinstance(module, TimeEmbedding | PooledEmbedding):
                 embeddings += [module.first, module.second]
             elif isinstance(module, Stream | ClipAttention):
@@ -246,10 +247,10 @@ class MMDiT(AbstractBackbone):
         for x in z:
             t, h, w = x.shape[2:]
             frames, rows, columns = self.patchifier(t).grid((t, h, w))
-            each = rotary_angles((frames if timed else 1, rows, columns), HEAD_WIDTH, x.device)
+            each = rotary_angles((frames if timed else 1, rows, columns), self.design.head_width, x.device)
             angles.append(each.repeat(len(x) * (1 if timed else frames), 1))
         joined = torch.cat(angles)[:, None]
-        return Rotation(joined.cos(), joined.sin())
+        return Rotation(joined.cos(), joined.sin(), self.design.relative_values)
 
     def _idle(self, z: Groups, clips: Clips | None) -> Tensor | float:
         """A zero that depends on what the bag does not go through, so that gradients meet on every rank."""

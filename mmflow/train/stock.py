@@ -33,6 +33,8 @@ def _network(backbone: Any) -> list[str]:
     found = []
     if backbone.design.rotary:
         found.append("rotary positions: they add positions to the tokens and turn nothing")
+    if backbone.design.head_width != 64:
+        found.append(f"head_width {backbone.design.head_width}: their heads are 64 wide")
     if backbone.design.gelu != "tanh":
         found.append(f"gelu {backbone.design.gelu}: they compute the tanh approximation")
     if backbone.design.known:

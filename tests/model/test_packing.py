@@ -47,6 +47,7 @@ DESIGNS = {
     "plain": Design(),
     "dual": Design(dual_attention_blocks=1, position_table=9),
     "rotary": Design(dual_attention_blocks=1, rotary=True, gelu="erf"),
+    "relative": Design(dual_attention_blocks=1, rotary=True, relative_values=True, head_width=32),
     "added": Design(temporal="added", rotary=True),
 }
 

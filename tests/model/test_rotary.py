@@ -43,7 +43,7 @@ def test_a_picture_is_a_clip_s_first_frame_and_the_middle_does_not_turn() -> Non
     clip, picture = rotary_angles((4, 3, 5), 64), rotary_angles((1, 3, 5), 64)
     assert torch.equal(clip[:15], picture)
     assert torch.equal(picture[7], torch.zeros(32))
-    assert picture[8].max() == 1 and picture[8][picture[8] > 0].min() == pytest.approx(1 / 16)
+    assert picture[8].max() == 2.5 and picture[8][picture[8] > 0].min() == pytest.approx(1 / 16)
 
 
 def test_places_reach_the_output_only_where_the_design_says_so() -> None:
@@ -59,3 +59,31 @@ def test_places_reach_the_output_only_where_the_design_says_so() -> None:
         (out,), (other,) = (model((x,), torch.tensor([0.5]), text) for x in (z, swapped))
         back = torch.cat([other[..., 2:4], other[..., :2], other[..., 4:]], -1)
         assert torch.allclose(out, back, atol=1e-5) is not rotary
+
+
+def test_relative_values_gather_the_same_from_the_same_offset_wherever_the_token_is() -> None:
+    """One token far right of another gives it what it would give anywhere; the other half of the heads is untouched."""
+    angles = rotary_angles((1, 1, 8), 32)
+    turn = Rotation(angles[:, None].cos(), angles[:, None].sin(), values=True)
+    v = torch.randn(4, 32, generator=torch.Generator().manual_seed(0))
+    placed = turn.placed(v.expand(8, 4, 32))
+    assert torch.equal(placed[:, 2:], v.expand(8, 4, 32)[:, 2:])
+    two_to_the_right = turn.seen(placed.roll(-2, 0))[:6]
+    assert torch.allclose(two_to_the_right, two_to_the_right[:1].expand(6, 4, 32), atol=1e-5)
+    assert not torch.allclose(two_to_the_right[0, :2], v[:2], atol=0.1)
+    assert torch.allclose(turn.seen(placed), v.expand(8, 4, 32), atol=1e-5)
+
+
+def test_narrow_heads_begin_with_larger_norms_and_must_divide_the_width() -> None:
+    narrow, wide = (random_mmdit(design=Design(head_width=w)) for w in (32, 64))
+    for model, weight in ((narrow, 2**0.5), (wide, 1.0)):
+        model.reset_parameters()
+        norms = [p for n, p in model.named_parameters() if "norm_q" in n]
+        assert norms and all(torch.allclose(p, torch.full_like(p, weight)) for p in norms)
+    for design, words in (
+        (Design(head_width=24), "multiple of 16"),
+        (Design(head_width=96), "divides the width 128"),
+        (Design(relative_values=True), "needs design.rotary"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            design.check(2, 2, None)
