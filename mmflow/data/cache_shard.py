@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -51,7 +51,7 @@ class Done:
     """That the networks worked, reading and decoding aside."""
     sizes: Mapping[str, int] = field(default_factory=dict)
     """Bytes of the latents and of each encoder's words."""
-    failed: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    failed: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Samples that could not be read: reason and detail."""
 
 
@@ -183,7 +183,8 @@ class ShardReader:
             UnreadableSample: if it could not be read when the cache was made, or cannot be now.
         """
         if key in self.done.failed:
-            raise UnreadableSample(*self.done.failed[key])
+            reason, detail = self.done.failed[key]
+            raise UnreadableSample(reason, detail)
         if key not in self._rows:
             raise UnreadableSample("cache", f"{self._tar} has no sample {key}")
         start, size, digest = self._rows[key]

@@ -113,7 +113,7 @@ class Total:
     def plus(self, done: Done) -> "Total":
         """With one shard more."""
         sizes = Counter(self.sizes or {}) + Counter(done.sizes)
-        failed = tuple((f"{done.tar}: {key}", *why) for key, why in done.failed.items())
+        failed = tuple((f"{done.tar}: {key}", why[0], why[1]) for key, why in done.failed.items())
         return Total(self.samples + done.samples, self.seconds + done.seconds, sizes, self.failed + failed)
 
     def lines(self, batch_size: int | None = None) -> list[str]:
