@@ -163,8 +163,11 @@ class Batch:
     """Place in the plan after this optimizer step."""
     closes_step: bool
     """True for the last micro-step of an optimizer step."""
+    repeats: int = 1
+    """Validation: levels of each sample, which is read once. Pixels and captions are per sample; u, eps, keys and
+    visits, like latents and conditioning, per sample and level, levels fastest."""
     holes: tuple[Hole, ...] = ()
-    kept: Bool[Tensor, "B E"] | None = None
+    kept: Bool[Tensor, "S E"] | None = None
     """Which of the E text encoders see each caption (host memory); None is all of them."""
     unknown: tuple[Bool[Tensor, "_ 1 _ _ _"], ...] | None = None
     """Pixels that the model is not given, in the shapes of `pixels`; None: it is given nothing."""

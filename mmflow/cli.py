@@ -14,7 +14,7 @@ from mmflow.data.module import FlowData
 from mmflow.flow import adaptive, formulations  # noqa: F401 - `adaptive` for its short name on the command line
 from mmflow.train.checkpoint import Checkpoints
 from mmflow.train.ema import Ema
-from mmflow.train.loggers import RunCsv, make_wandb
+from mmflow.train.loggers import RunCsv, RunWandb, wandb_id
 from mmflow.train.module import FlowModule
 from mmflow.train.predictions import Predictions
 from mmflow.train.previews import Previews
@@ -208,15 +208,17 @@ class MmflowCLI(LightningCLI):
         if config.trainer.enable_progress_bar is not False and command == "fit":
             extra.append(TrainingBar())
         if config.trainer.logger in (None, True):
-            kwargs["logger"] = self._loggers(folder) if command == "fit" else False
+            kwargs["logger"] = self._loggers(folder, config.ckpt_path) if command == "fit" else False
         self.trainer_defaults["callbacks"] = extra
         return super().instantiate_trainer(**kwargs)
 
-    def _loggers(self, folder: Path) -> list[Any]:
+    def _loggers(self, folder: Path, checkpoint: str | None) -> list[Any]:
         wandb = self.config[self.config.subcommand].wandb
         loggers: list[Any] = [RunCsv(folder)]
         if wandb.mode != "off" and _rank() == 0:
-            loggers.append(make_wandb(folder, wandb.mode, wandb.project))
+            if checkpoint is not None:
+                wandb_id(folder, load_checkpoint(Path(checkpoint)).get("wandb_id"))
+            loggers.append(RunWandb(folder, wandb.mode, wandb.project))
         return loggers
 
     def _yaml(self) -> str:

@@ -16,9 +16,11 @@ from mmflow.data.ledger import Ledger
 from mmflow.data.legal import check_clips_and_colours, check_counts, check_multiple, check_shapes, check_shares
 from mmflow.data.mix import Mix, ShardGroup, shares_of
 from mmflow.data.plan import Plan
+from mmflow.data.portions import PortionSampler, portions
+from mmflow.data.question import question
 from mmflow.data.reader import Draws, ShareReader, ShareSampler
 from mmflow.data.requests import check_request, read_requests
-from mmflow.data.source import AbstractSource, Framing, LevelSource
+from mmflow.data.source import AbstractSource, Framing
 from mmflow.data.transform import ASPECTS, buckets
 from mmflow.encoders.autoencoder import AbstractAutoencoder, RgbAutoencoder
 from mmflow.encoders.bundle import Encoders
@@ -57,6 +59,8 @@ class FlowData(pl.LightningDataModule):
         low_discrepancy: spread t evenly over the order of the data instead of drawing it independently.
         epochs: end after this many passes over the shards; null leaves the end to trainer.max_steps or max_time.
         val_samples: samples of the validation loss.
+        val_batch_size: pictures at a time in validation, counted once per level; clips count as their frames. No fewer
+            than one sample at all levels.
         max_bad_fraction: the run fails when more of its samples than this cannot be read.
         prompts: predict: one literal prompt, a .txt with one per line, or a .jsonl.
         prompt_frames: predict: frames where a prompt does not say; 1 makes pictures.
@@ -89,6 +93,7 @@ class FlowData(pl.LightningDataModule):
         low_discrepancy: bool = True,
         epochs: int | None = None,
         val_samples: int = 256,
+        val_batch_size: int = 64,
         max_bad_fraction: float = 0.01,
         prompts: str | None = None,
         prompt_frames: int = 1,
@@ -99,13 +104,13 @@ class FlowData(pl.LightningDataModule):
         super().__init__()
         check_shares(clip_share=clip_share, caption_dropout=caption_dropout)
         at_least_one = {"batch_size": batch_size, "frames": frames, "epochs": 1 if epochs is None else epochs}
-        check_counts(1, **at_least_one, prompt_frames=prompt_frames)
+        check_counts(1, **at_least_one, prompt_frames=prompt_frames, val_batch_size=val_batch_size)
         check_counts(0, val_samples=val_samples, num_workers=num_workers)
         check_clips_and_colours(fps, background)
         self.encoders = Encoders(autoencoder, text_encoder)
         self.world, self.clip_share = world, clip_share
         self.is_shapes = train_shards is None
-        self.batch_size, self.val_samples = batch_size, val_samples
+        self.batch_size, self.val_samples, self.val_batch_size = batch_size, val_samples, val_batch_size
         self.resolution, self.frames, self.fps = resolution, frames, fps
         self.epochs = epochs
         self.prompts, self.prompt_frames, self.prompt_seed = prompts, prompt_frames, prompt_seed
@@ -227,17 +232,21 @@ class FlowData(pl.LightningDataModule):
         nums = shares_of(self.val_samples, sources, weights)
         if not sum(nums):
             return []
-        levels = len(LEVELS)
-        plan = Plan([LevelSource(s, levels) for s in sources], nums, self.batch_size, end=sum(nums) * levels)
+        plan = Plan(sources, nums, self.batch_size)
+        cut = portions([plan.item(p) for p in range(sum(nums))], self.val_batch_size // len(LEVELS))
         draws = dataclasses.replace(self.draws, caption_dropout=0.0, low_discrepancy=False, known=KnownShares())
         return self._loader(
             ShareReader(sources, draws, self.encoders.latent_shape, LEVELS),
-            ShareSampler(plan, 0, self.trainer.global_rank, self.trainer.world_size, accumulate=1),
+            PortionSampler(cut, self.trainer.global_rank, self.trainer.world_size),
         )
 
     test_dataloader = val_dataloader
 
-    def _loader(self, reader: ShareReader, sampler: ShareSampler) -> DataLoader[Batch]:
+    def val_question(self) -> dict[str, Any]:
+        """What makes validation losses of two runs comparable."""
+        return question(self.mix, self.seed, self.encoders.autoencoder)
+
+    def _loader(self, reader: ShareReader, sampler: ShareSampler | PortionSampler) -> DataLoader[Batch]:
         assert self.trainer is not None
         return DataLoader(
             reader,
@@ -261,16 +270,17 @@ class FlowData(pl.LightningDataModule):
         parts: Any = list(request_batches(own, module.sampling.batch_size))
         return DataLoader(parts, batch_size=None)
 
-    def requests(self) -> list[Request]:
-        """The prompts to make, with the run's own size and seed where they say none.
+    def requests(self, prompts: str | None = None) -> list[Request]:
+        """The prompts to make, `data.prompts` if none are named, with the run's own size and seed where they say none.
 
         Raises:
             ValueError: if there are none, or their file is bad.
         """
-        if self.prompts is None:
+        prompts = prompts or self.prompts
+        if prompts is None:
             raise ValueError("predict needs --data.prompts: a prompt, a .txt with one per line, or a .jsonl")
         size = self.prompt_frames, self.resolution, self.resolution
-        return read_requests(self.prompts, size, self.prompt_seed, self.fps)
+        return read_requests(prompts, size, self.prompt_seed, self.fps)
 
     # --- on the device ---------------------------------------------------------------------------------------------
 
@@ -291,8 +301,8 @@ class FlowData(pl.LightningDataModule):
         if batch.unknown is not None:
             known = tuple(self.encoders.encode_known(*pair) for pair in zip(batch.pixels, batch.unknown, strict=True))
         text = self.encoders.encode_captions(list(batch.captions), batch.kept, batch.u.device, batch.said)
-        return dataclasses.replace(
-            batch,
-            latents=self.encoders.latents(batch.pixels, batch.raw),
-            conditioning=Conditioning(text, known),
-        )
+        latents = self.encoders.latents(batch.pixels, batch.raw)
+        if batch.repeats > 1:
+            latents = tuple(z.repeat_interleave(batch.repeats, dim=0) for z in latents)
+            text = text.select([i for i in range(len(text)) for _ in range(batch.repeats)])
+        return dataclasses.replace(batch, latents=latents, conditioning=Conditioning(text, known))

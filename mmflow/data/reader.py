@@ -69,9 +69,8 @@ class ShareReader(Dataset[Batch]):
         sources: the plan's, in its order.
         draws: what is drawn per sample.
         latent_shape: (T, H, W) in pixels to (C, t, h, w) of the latents.
-        levels: for validation: fixed t. A sample's visit is then the index of its level, so that each level has noise
-        of
-            its own, the same at every validation.
+        levels: for validation: fixed t. Each sample is read once and taken at all of them; a visit is then the index
+            of a level, so that each level has noise of its own, the same at every validation.
     """
 
     def __init__(
@@ -94,18 +93,18 @@ class ShareReader(Dataset[Batch]):
             except UnreadableSample as error:
                 holes.append(Hole(item.key, error.reason, error.detail))
                 continue
-            if self.levels is None:
-                samples.append((sample, self.draws.u(item.key, item.visit, item.position)))
-            else:
-                samples.append((sample, self.levels[item.visit]))
+            samples.append((sample, 0.0 if self.levels else self.draws.u(item.key, item.visit, item.position)))
         return self._batch(samples, holes, share)
+
+    def _visits(self, sample: Sample) -> tuple[int, ...]:
+        return (sample.visit,) if self.levels is None else tuple(range(len(self.levels)))
 
     def _batch(self, samples: list[tuple[Sample, float]], holes: list[Hole], share: Share) -> Batch:
         # Where a cache has some of a shape's samples only, those that are decoded and the others are two groups.
         samples = sorted(samples, key=lambda pair: (pair[0].frames.shape, _is_recalled(pair[0])))
         groups = [list(g) for _, g in groupby(samples, key=lambda pair: (pair[0].frames.shape, _is_recalled(pair[0])))]
         pixels = tuple(_pixels([sample for sample, _ in group]) for group in groups)
-        eps = tuple(torch.stack([self._noise(sample) for sample, _ in group]) for group in groups)
+        eps = tuple(torch.stack([self._noise(s, v) for s, _ in group for v in self._visits(s)]) for group in groups)
         unknown = [self.draws.unknown([sample for sample, _ in group], self.latent_shape) for group in groups]
         if not groups:
             # A rank with nothing to read still runs every module: one group of no samples.
@@ -116,13 +115,14 @@ class ShareReader(Dataset[Batch]):
         return Batch(
             pixels=pixels,
             captions=tuple(s.caption if bool(k.any()) else "" for (s, _), k in zip(samples, kept, strict=True)),
-            u=torch.tensor([u for _, u in samples], dtype=torch.float32),
+            u=torch.tensor([level for _, u in samples for level in self.levels or (u,)], dtype=torch.float32),
             eps=eps,
-            keys=tuple(sample.key for sample, _ in samples),
-            visits=tuple(sample.visit for sample, _ in samples),
+            keys=tuple(sample.key for sample, _ in samples for _ in self._visits(sample)),
+            visits=tuple(visit for sample, _ in samples for visit in self._visits(sample)),
             planned=share.planned,
             next_position=share.next_position,
             closes_step=share.closes_step,
+            repeats=len(self.levels or (0,)),
             holes=tuple(holes),
             unknown=_masks(unknown, pixels),
             kept=torch.stack(kept) if kept else torch.ones(0, self.draws.num_encoders, dtype=torch.bool),
@@ -130,9 +130,9 @@ class ShareReader(Dataset[Batch]):
             said=_said([sample for sample, _ in samples]),
         )
 
-    def _noise(self, sample: Sample) -> Tensor:
+    def _noise(self, sample: Sample, visit: int) -> Tensor:
         shape = self.latent_shape(*sample.frames.shape[:3])
-        return draws.normal(self.draws.seed, "eps", sample.key, sample.visit, shape)
+        return draws.normal(self.draws.seed, "eps", sample.key, visit, shape)
 
 
 def _is_recalled(sample: Sample) -> bool:

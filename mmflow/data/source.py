@@ -255,16 +255,3 @@ class ShardSource(AbstractSource):
     def draw_caption(self, item: Item, captions: Mapping[str, str]) -> str:
         """The caption of this visit, of all that the sample has."""
         return self.framing.captions.draw(captions, self.seed, item.key, item.visit)
-
-
-class LevelSource:
-    """A source's samples in its first pass, each once per validation level; the level's index stands as the visit."""
-
-    def __init__(self, source: AbstractSource, num_levels: int) -> None:
-        self._source, self._num_levels = source, num_levels
-
-    def locate(self, source: int, nth: int, position: int) -> Item:
-        """The nth (sample, level) pair, levels fastest."""
-        sample, level = divmod(nth, self._num_levels)
-        item = self._source.locate(source, sample, position)
-        return Item(source, item.row, level, position, item.key, item.shape)

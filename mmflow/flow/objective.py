@@ -125,7 +125,7 @@ class FlowObjective:
 
         It is the same question to every objective, whatever its path, prediction, density and weights: losses of
         different objectives compare, as those of training do not. Levels that a path does not reach go to its ends.
-        Arguments and result as in `__call__`.
+        Arguments and result as in `__call__`; the loss is summed up in float64.
 
         Raises:
             ValueError: if a level lies outside of [0, 1].
@@ -137,7 +137,7 @@ class FlowObjective:
         y = tuple(RectifiedFlow().mix(x, e, r) for x, e, r in zip(x0, eps, s.split([len(x) for x in x0]), strict=True))
         velocities = self.velocity(backbone)(y, s, conditioning)
         targets = tuple(e - x for x, e in zip(x0, eps, strict=True))
-        return mean_squares(velocities, targets, conditioning, t), t
+        return mean_squares(tuple(v.double() for v in velocities), targets, conditioning, t), t
 
     def epsilon_weight(self, t: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
         """w_t of the general loss -1/2 w_t lambda'_t |eps_theta - eps|^2 (section 2) that this objective has at t.

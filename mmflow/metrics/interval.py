@@ -5,9 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 Z95 = 1.959963984540054
 RESAMPLES = 2000
+BLOCK = 4_000_000
+"""Numbers of a bootstrap that are in memory at once."""
 
 
 @dataclass(frozen=True)
@@ -63,4 +66,28 @@ def bootstrap(groups: Mapping[str, Sequence[Sequence[float]]], seed: int = 0) ->
         n += int(sizes.sum())
     value /= len(groups)
     low, high = np.percentile(draws / len(groups), [2.5, 97.5]).tolist()
+    return Interval(value, min(value, low), max(value, high), n)
+
+
+def bootstrap_means(values: NDArray[np.float64], seed: int = 0) -> NDArray[np.float64]:
+    """Means of `RESAMPLES` samples drawn anew from the rows of `values` (n, k); (RESAMPLES, k).
+
+    Raises:
+        ValueError: if there is no row.
+    """
+    n = len(values)
+    if not n:
+        raise ValueError("a bootstrap needs at least one sample")
+    rng = np.random.Generator(np.random.Philox(key=seed))
+    block = max(1, BLOCK // n)
+    counts = (
+        rng.multinomial(n, np.full(n, 1 / n), size=min(block, RESAMPLES - start))
+        for start in range(0, RESAMPLES, block)
+    )
+    return np.concatenate([each @ values for each in counts]) / n
+
+
+def interval_of(value: float, draws: NDArray[np.float64], n: int) -> Interval:
+    """A value with the 95 % percentile interval of its bootstrap draws."""
+    low, high = np.percentile(draws, [2.5, 97.5]).tolist()
     return Interval(value, min(value, low), max(value, high), n)

@@ -1,15 +1,21 @@
 """Where a run's numbers go: `metrics.csv` in the run directory, and W&B, offline unless asked otherwise."""
 
 import csv
+import json
 import os
 import secrets
 from argparse import Namespace
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, final
 
-from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
+
+ONLINE_SECONDS = 30.0
+"""How long W&B may keep a run waiting when it begins and when it ends."""
 
 
 @final
@@ -80,37 +86,176 @@ class RunCsv(Logger):
         os.replace(writing, self.path)
 
 
-def wandb_id(folder: Path) -> str:
-    """The run's W&B id, made once and kept in the run directory, so that a continued run is one run."""
+def wandb_id(folder: Path, saved: str | None = None) -> str:
+    """The run's W&B id, made once and kept in the run directory, so that a continued run is one run.
+
+    saved: the id in the checkpoint that is continued; taken where the directory has none.
+    """
     path = folder / "wandb_id"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(secrets.token_hex(4) + "\n")
+        path.write_text((saved or secrets.token_hex(4)) + "\n")
     return path.read_text().strip()
 
 
-def make_wandb(folder: Path, mode: Literal["offline", "online"], project: str) -> WandbLogger:
-    """W&B's logger with the run's own id and name."""
-    os.environ.setdefault("WANDB_SILENT", "true")
-    return WandbLogger(
-        name=folder.name,
-        project=project,
-        save_dir=folder,
-        id=wandb_id(folder),
-        resume="allow",
-        mode=mode,
-        offline=mode == "offline",
-        log_model=False,
-    )
+@dataclass(frozen=True)
+class Chart:
+    """One figure: rows of (x, y, a number of its own), named by `columns`; as lines, one per such number, or points."""
+
+    title: str
+    columns: tuple[str, str, str]
+    rows: tuple[tuple[float, float, float], ...]
+    kind: Literal["lines", "scatter"] = "lines"
 
 
-@rank_zero_only
-def log_media(loggers: list[Logger], step: int, images: dict[str, Path], clips: dict[str, Path]) -> None:
-    """Pictures and clips that lie in files, to every logger that can show them (W&B)."""
-    for logger in loggers:
-        if isinstance(logger, WandbLogger):
-            import wandb
+@dataclass(frozen=True)
+class Grid:
+    """A table. A cell that is a path to a PNG or MP4 shows it."""
 
-            media: dict[str, Any] = {name: wandb.Image(str(path)) for name, path in images.items()}
-            media |= {name: wandb.Video(str(path), format="mp4") for name, path in clips.items()}
-            logger.experiment.log({**media, "trainer/global_step": step})
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
+
+
+@final
+class RunWandb(Logger):
+    """W&B, on one rank. It never stops a run, and holds every point once, however often the run is continued.
+
+    What a stopped run had logged beyond its checkpoint is trained, and would be logged, again; W&B takes nothing back.
+    So the last step of every name is kept in `RUN/wandb_steps.json`, and what does not lie beyond it is left out: an
+    exactly continued run says the same again.
+
+    Args:
+        folder: the run directory.
+        mode: `online` falls back to `offline`, with a line, where there is no network or no account.
+        project: W&B's.
+    """
+
+    def __init__(self, folder: Path, mode: Literal["offline", "online"], project: str) -> None:
+        super().__init__()
+        self.folder, self.mode, self.project = folder, mode, project
+        self._run: Any = None
+        self._lost = False
+        self._marks = folder / "wandb_steps.json"
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def version(self) -> str:
+        return wandb_id(self.folder)
+
+    @property
+    def experiment(self) -> Any:
+        """W&B's run, begun when first asked for."""
+        if self._run is None:
+            self._run = self._start()
+        return self._run
+
+    def _start(self) -> Any:
+        import wandb
+
+        os.environ.setdefault("WANDB_SILENT", "true")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        settings = wandb.Settings(init_timeout=ONLINE_SECONDS, finish_timeout=ONLINE_SECONDS, silent=True)
+        begin = partial(
+            wandb.init,
+            project=self.project,
+            name=self.name,
+            dir=str(self.folder),
+            id=wandb_id(self.folder),
+            resume="allow",
+            settings=settings,
+            reinit="finish_previous",
+        )
+        try:
+            run = begin(mode=self.mode)
+        except Exception as error:
+            if self.mode == "offline":
+                raise
+            said = str(error).strip().splitlines() or [type(error).__name__]
+            print(f"W&B cannot be reached ({said[0]}): this run logs offline, send it later with `wandb sync`")
+            self.mode = "offline"
+            run = begin(mode="offline")
+        run.define_metric("trainer/global_step")
+        run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+        return run
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the run's configuration is its config.yaml."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """One point of each metric."""
+        self._log({name: value for name, value in metrics.items() if name != "epoch"}, step or 0)
+
+    @rank_zero_only
+    def show(
+        self,
+        step: int,
+        images: Mapping[str, Path] | None = None,
+        clips: Mapping[str, Path] | None = None,
+        charts: Mapping[str, Chart] | None = None,
+        grids: Mapping[str, Grid] | None = None,
+    ) -> None:
+        """Pictures and clips that lie in files, charts and tables."""
+        shown = {name: partial(_media, path) for name, path in {**(images or {}), **(clips or {})}.items()}
+        shown |= {name: partial(_chart, chart) for name, chart in (charts or {}).items()}
+        shown |= {name: partial(_table, grid) for name, grid in (grids or {}).items()}
+        self._log(shown, step)
+
+    def _log(self, values: Mapping[str, Any], step: int) -> None:
+        if self._lost:
+            return
+        marks = json.loads(self._marks.read_text()) if self._marks.is_file() else {}
+        new = {name: value for name, value in values.items() if step > marks.get(name, -1)}
+        if not new:
+            return
+        try:
+            made = {name: value() if callable(value) else value for name, value in new.items()}
+            self.experiment.log({**made, "trainer/global_step": step})
+        except Exception as error:  # whatever a tracker fails of, training is worth more
+            self._lost = True
+            print(f"W&B failed and is left alone from here on ({error}); metrics.csv goes on")
+            return
+        writing = self._marks.with_suffix(".part")
+        writing.write_text(json.dumps({**marks, **dict.fromkeys(new, step)}) + "\n")
+        os.replace(writing, self._marks)
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        if self._run is not None:
+            run, self._run = self._run, None
+            try:
+                run.finish(exit_code=int(status not in ("success", "finished")))
+            except Exception as error:
+                print(f"W&B did not finish ({error}); its files are in {self.folder / 'wandb'}")
+
+
+def _media(path: Path) -> Any:
+    import wandb
+
+    return wandb.Video(str(path), format="mp4") if path.suffix == ".mp4" else wandb.Image(str(path))
+
+
+def _table(grid: Grid) -> Any:
+    import wandb
+
+    rows = [[_media(cell) if isinstance(cell, Path) else cell for cell in row] for row in grid.rows]
+    return wandb.Table(columns=list(grid.columns), data=rows)
+
+
+def _chart(chart: Chart) -> Any:
+    import wandb
+
+    x, y, stroke = chart.columns
+    table = wandb.Table(columns=[x, y, stroke], data=[[a, b, str(c)] for a, b, c in chart.rows])
+    if chart.kind == "scatter":
+        return wandb.plot.scatter(table, x=x, y=y, title=chart.title)
+    return wandb.plot.line(table, x=x, y=y, stroke=stroke, title=chart.title)
+
+
+def find_wandb(loggers: list[Logger]) -> RunWandb | None:
+    """W&B among a trainer's loggers; None where it is off, or on another rank."""
+    return next((logger for logger in loggers if isinstance(logger, RunWandb)), None)

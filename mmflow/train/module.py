@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from mmflow.batch import Batch, Codec, Request, Whole
 from mmflow.flow import formulations
 from mmflow.flow.objective import FlowObjective
-from mmflow.metrics.level_loss import LevelLoss
+from mmflow.metrics.loss_surface import Kind
 from mmflow.model.mmdit import AbstractBackbone
 from mmflow.train.ema import find_ema
 from mmflow.train.optim import AbstractOptimizer, AdamW, LrSchedule
 from mmflow.train.precision import Precision, choose
 from mmflow.train.sampling import Sampling, make
+from mmflow.train.validation import Validation
 from mmflow.train.weights import check_weights, network_weights, start_weights
 
 
@@ -71,7 +72,7 @@ class FlowModule(pl.LightningModule):
             self.backbone = backbone()
         self._check_widths(in_channels=latent_channels, context_width=context_width, pooled_width=pooled_width)
         self.autocast_dtype: torch.dtype | None = None
-        self.level_loss = LevelLoss()
+        self.validation = Validation()
         self.loaded_step = 0
         """Optimizer steps of the checkpoint that was loaded; a trainer that only evaluates knows of none."""
         self.start_lines: list[str] = []
@@ -79,6 +80,7 @@ class FlowModule(pl.LightningModule):
         self._peak_lrs: list[float] = []
         self._step_losses: dict[str, Tensor] = {}
         self._started = time.monotonic(), 0.0
+        self._is_evaluated = False
 
     def _check_widths(self, **linked: int | None) -> None:
         sources = {"in_channels": "autoencoder", "context_width": "text encoder", "pooled_width": "text encoder"}
@@ -181,31 +183,44 @@ class FlowModule(pl.LightningModule):
         return None if gained <= 0 else (time.monotonic() - started) * (1 - before - gained) / gained
 
     @contextmanager
-    def evaluated(self) -> Iterator[None]:
+    def evaluated(self, weights: Kind | None = None) -> Iterator[None]:
         """Inside, the network is in evaluation mode and has the averaged weights, if it has any and they are
-        asked for.
+        asked for, here or by `sampling.weights`. What is inside already stays as it is.
         """
+        if self._is_evaluated:
+            yield
+            return
         training, ema = self.backbone.training, find_ema(self.trainer) if self._trainer is not None else None
         self.backbone.eval()
+        self._is_evaluated = True
         try:
-            if ema is not None and ema.average and self.sampling.weights == "ema":
+            if ema is not None and ema.average and (weights or self.sampling.weights) == "ema":
                 with ema.swapped(self.backbone):
                     yield
             else:
                 yield
         finally:
+            self._is_evaluated = False
             self.backbone.train(training)
+
+    def kinds(self) -> tuple[Kind, ...]:
+        """The kinds of weights that there are."""
+        ema = find_ema(self.trainer)
+        return ("ema", "raw") if ema is not None and ema.average else ("raw",)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         assert batch.latents is not None
-        with self.evaluated(), self.autocast():
-            loss, t = self.objective.at(self.backbone, batch.latents, batch.conditioning, batch.u, batch.eps)
-        frames = torch.tensor([z.shape[2] for z in batch.latents for _ in range(len(z))], device=t.device)
-        self.level_loss.update(loss, t, frames > 1)
+        losses: dict[Kind, Tensor] = {}
+        for kind in self.kinds():
+            with self.evaluated(kind), self.autocast():
+                losses[kind], _ = self.objective.at(
+                    self.backbone, batch.latents, batch.conditioning, batch.u, batch.eps
+                )
+        self.validation.add(batch, losses)
 
     def on_validation_epoch_end(self) -> None:
-        values = self.level_loss.compute()
-        self.level_loss.reset()
+        step = max(self.trainer.global_step, self.loaded_step)
+        values = self.validation.finish(self.trainer, self.sampling.weights, step)
         self.log_dict(values, sync_dist=False, batch_size=1)
 
     test_step = validation_step

@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from mmflow.batch import Request, request_batches
 from mmflow.export import caption_grid, write_mp4, write_png
-from mmflow.train.loggers import log_media
+from mmflow.train.loggers import find_wandb
 from mmflow.train.throughput import Throughput
 
 
@@ -67,7 +67,9 @@ class Previews(Callback):
         for index, (request, frames) in sorted(made.items()):
             if request.frames > 1:
                 clips[f"previews/clip_{index:02d}"] = write_mp4(folder / f"clip-{index:02d}.mp4", frames, data.fps)
-        log_media(trainer.loggers, trainer.global_step, {"previews/grid": folder / "grid.png"}, clips)
+        wandb = find_wandb(trainer.loggers)
+        if wandb is not None:
+            wandb.show(trainer.global_step, {"previews/grid": folder / "grid.png"}, clips)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, Throughput):
                 callback.pause()

@@ -8,6 +8,7 @@ from typing import Any, final
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
+from mmflow.metrics.surface_file import surface_paths
 from mmflow.train.loggers import RunCsv
 from mmflow.train.stock import obstacles, verdict
 
@@ -102,7 +103,7 @@ def describe(trainer: pl.Trainer, pl_module: Any) -> list[str]:
 
 @final
 class RunRecord(Callback):
-    """Keeps `config.yaml` and `ledger.json`, and cuts `metrics.csv` back where a run continues.
+    """Keeps `config.yaml` and `ledger.json`, and cuts `metrics.csv` and `surface/` back where a run continues.
 
     Args:
         config: the resolved configuration as YAML.
@@ -129,6 +130,10 @@ class RunRecord(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, RunCsv):
                 logger.cut_back(trainer.global_step)
+        if trainer.is_global_zero:
+            for step, path in surface_paths(Path(trainer.default_root_dir)).items():
+                if step > trainer.global_step:
+                    path.unlink()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int

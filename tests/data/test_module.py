@@ -209,8 +209,8 @@ def validated(world_size: int, **arguments) -> Counter:
     seen: Counter = Counter()
     for rank in range(world_size):
         for batch in attached(rank, world_size, **arguments).val_dataloader():
-            media = ["picture" if p.shape[2] == 1 else "clip" for p in batch.pixels for _ in range(len(p))]
-            assert "" not in batch.captions
+            media = ["picture" if p.shape[2] == 1 else "clip" for p in batch.eps for _ in range(len(p))]
+            assert "" not in batch.captions and len(batch.captions) * batch.repeats == len(batch)
             for medium, key, visit, u in zip(media, batch.keys, batch.visits, batch.u.tolist(), strict=True):
                 assert u == LEVELS[visit]
                 seen[medium, key, visit] += 1

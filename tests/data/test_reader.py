@@ -14,7 +14,7 @@ from mmflow.data.decode import UnreadableSample
 from mmflow.data.places import Medium
 from mmflow.data.plan import Item, Plan, Share
 from mmflow.data.reader import ENDLESS, Draws, ShareReader, ShareSampler
-from mmflow.data.source import AbstractSource, LevelSource
+from mmflow.data.source import AbstractSource
 
 SHAPES = {"picture": [(1, 8, 8), (1, 4, 16)], "clip": [(4, 8, 8)]}
 DRAWS = Draws(seed=3, caption_dropout=0.3, low_discrepancy=False)
@@ -144,20 +144,17 @@ def test_low_discrepancy_u_goes_by_the_place_in_the_plan() -> None:
     assert u == pytest.approx(sorted(draws.low_discrepancy(3, "u", 0, p) for p in range(53)), abs=1e-6)
 
 
-def test_validation_takes_each_sample_at_every_level_with_noise_of_its_own() -> None:
+def test_validation_reads_a_sample_once_for_all_levels_with_noise_of_its_own_at_each() -> None:
     source = Painted("picture", 99)
-    plan = Plan([LevelSource(source, len(LEVELS))], (1.0,), batch_size=5, end=3 * len(LEVELS))
     reader = ShareReader([source], Draws(3, 0.0, False), latent_shape, LEVELS)
-    seen: dict[tuple, torch.Tensor] = {}
-    for rank in range(2):
-        for batch in DataLoader(reader, sampler=ShareSampler(plan, 0, rank, 2, 1), batch_size=None):
-            noise = [e for group in batch.eps for e in group]
-            for key, level, u, eps in zip(batch.keys, batch.visits, batch.u.tolist(), noise, strict=True):
-                assert u == LEVELS[level] and (key, level) not in seen
-                seen[key, level] = eps
-    assert {(int(key[2]), level) for key, level in seen} == {(n, k) for n in range(3) for k in range(len(LEVELS))}
-    first = [seen[("painted", "picture", "0"), level] for level in range(len(LEVELS))]
-    assert not torch.equal(first[0], first[1])
+    batch = reader[Share(tuple(source.locate(0, n, n) for n in range(3)), 3, 3, True, (1, 8, 8))]
+    assert [len(p) for p in batch.pixels] == [3] and len(batch.captions) == 3 and batch.repeats == len(LEVELS)
+    assert batch.u.tolist() == [*LEVELS] * 3 and batch.visits == (*range(len(LEVELS)),) * 3
+    assert [key[2] for key in batch.keys] == [str(n) for n in range(3) for _ in LEVELS]
+    (eps,) = batch.eps
+    assert len(eps) == 3 * len(LEVELS) and not torch.equal(eps[0], eps[1])
+    alone = reader[Share((source.locate(0, 1, 1),), 1, 1, True, (1, 8, 8))]
+    assert torch.equal(alone.eps[0], eps[len(LEVELS) : 2 * len(LEVELS)])
 
 
 def test_the_sampler_states_its_length() -> None:

@@ -10,7 +10,7 @@ from mmflow import draws
 from mmflow.data.decode import UnreadableSample
 from mmflow.data.index import read_index
 from mmflow.data.places import choose_places, held_out
-from mmflow.data.source import Framing, LevelSource, ShapesSource, ShardSource
+from mmflow.data.source import Framing, ShapesSource, ShardSource
 from mmflow.shapes.world import World
 
 WORLD = World(size=32, frames=4)
@@ -120,12 +120,3 @@ def test_a_bad_file_is_an_unreadable_sample(tmp_path: Path) -> None:
     with pytest.raises(UnreadableSample) as raised:
         source.read(good)
     assert raised.value.reason == "missing"
-
-
-def test_levels_go_fastest_and_samples_keep_their_order() -> None:
-    source = ShapesSource(WORLD, "val_iid", "picture", 0)
-    levels = LevelSource(source, 3)
-    items = [levels.locate(1, nth, 50 + nth) for nth in range(9)]
-    assert [(item.row, item.visit) for item in items] == [(n, k) for n in range(3) for k in range(3)]
-    assert [item.position for item in items] == list(range(50, 59)) and {item.source for item in items} == {1}
-    assert [item.key for item in items[::3]] == [source.locate(1, n, 0).key for n in range(3)]

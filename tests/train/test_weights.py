@@ -16,7 +16,7 @@ from tests.conftest import random_mmdit
 def run(tmp_path: Path) -> Path:
     """A run whose raw weight is 1 and whose averaged weight is 2."""
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
-    state = {"backbone.w": torch.tensor([1.0]), "level_loss.total": torch.zeros(2)}
+    state = {"backbone.w": torch.tensor([1.0]), "density.sums": torch.zeros(2)}
     ema = {"average": {"w": torch.tensor([2.0])}, "num_updates": 3}
     torch.save({"state_dict": state, "ema": ema, "global_step": 7}, tmp_path / "run" / "checkpoints" / "last.ckpt")
     torch.save({"state_dict": state}, tmp_path / "raw.ckpt")
@@ -136,5 +136,5 @@ def test_missing_unexpected_and_misshapen_tensors_are_told_apart() -> None:
 
 
 def test_only_the_network_s_part_of_a_module_is_taken() -> None:
-    state = {"backbone.a": torch.ones(1), "level_loss.count": torch.ones(1), "a.backbone.b": torch.ones(1)}
+    state = {"backbone.a": torch.ones(1), "density.counts": torch.ones(1), "a.backbone.b": torch.ones(1)}
     assert set(network_weights(state)) == {"a"}
