@@ -14,6 +14,7 @@ from mmflow.data.module import FlowData
 from mmflow.flow import adaptive, formulations  # noqa: F401 - `adaptive` for its short name on the command line
 from mmflow.train.checkpoint import Checkpoints
 from mmflow.train.ema import Ema
+from mmflow.train.interference import Interference
 from mmflow.train.loggers import RunCsv, RunWandb, wandb_id
 from mmflow.train.module import FlowModule
 from mmflow.train.predictions import Predictions
@@ -58,6 +59,7 @@ FORCED = {
     "previews": Previews,
     "scores": Scores,
     "predictions": Predictions,
+    "interference": Interference,
 }
 """Callbacks that every run has, under their own keys."""
 
