@@ -147,7 +147,7 @@ class Cache:
 
         want  of everything that the run encodes
         """
-        changed = []
+        changed: list[str] = []
         for name in self.parts:
             kind, have = ("latents", self.description["latents"]) if name == LATENTS else (f"text.{name}", None)
             have = self.description["text"][name] if have is None else have

@@ -18,8 +18,13 @@ MARKERS = 8
 class Frozen(Networks, Protocol):
     """The frozen networks of a run."""
 
-    autoencoder: Any
-    text: Any
+    @property
+    def autoencoder(self) -> Any:
+        """The autoencoder."""
+
+    @property
+    def text(self) -> Any:
+        """The text encoders."""
 
     def identities(self) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
         """Of the autoencoder and of each text encoder."""

@@ -132,7 +132,8 @@ class RewardNetwork(nn.Module):
         ).last_hidden_state[:, 0]
         for layer in self.head.values():
             said = layer(said)
-        return (said[:, 0] - MEAN) / STD
+        reward: Tensor = (said[:, 0] - MEAN) / STD
+        return reward
 
 
 def layout(size: BlipSize) -> dict[str, tuple[int, ...]]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from mmflow.batch import Batch
-from mmflow.metrics.level_loss import LevelLoss
+from mmflow.train.validation import Validation
 
 PICTURE_LOSS = "val/loss_picture"
 
@@ -164,14 +164,13 @@ class Interference(Callback):
     def _picture_loss(self, trainer: pl.Trainer, module: Any) -> float | None:
         """The pictures' validation loss of the weights that the run begins with."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        total = LevelLoss().to(module.device)
+        validation = Validation()
         batches: Iterable[Batch] = data.val_dataloader()
         module.backbone.eval()
         for batch in batches:
             moved = data.encoded(batch.to(module.device))
             with module.autocast():
-                loss, t = module.objective.at(module.backbone, moved.latents, moved.conditioning, moved.u, moved.eps)
-            total.update(loss, t, are_clips(moved.latents, t.device))
+                loss, _ = module.objective.at(module.backbone, moved.latents, moved.conditioning, moved.u, moved.eps)
+            validation.add(moved, {"raw": loss})
         module.backbone.train()
-        value = total.compute().get(PICTURE_LOSS)
-        return None if value is None else float(value)
+        return validation.surface(trainer, trainer.global_step).scalars("raw").get(PICTURE_LOSS)

@@ -34,6 +34,12 @@ class Validation:
             row: dict[str, tuple[float, ...]] = {kind: tuple(column[i]) for kind, column in columns.items()}
             self._rows.append(Row(key, (frames, height, width), row))
 
+    def surface(self, trainer: pl.Trainer, step: int) -> LossSurface:
+        """The rows of all ranks, which this one then forgets."""
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        rows, self._rows = gather(trainer, self._rows), []
+        return LossSurface.of(rows, step, data.val_question())
+
     def finish(self, trainer: pl.Trainer, main: Kind, step: int) -> dict[str, float]:
         """Scalars, the same on every rank; the surface itself goes to the run directory, charts to W&B.
 
@@ -42,10 +48,8 @@ class Validation:
             main: the weights whose losses are called `val/loss`, if they were measured; the others' are `val_raw/loss`.
             step: optimizer steps of the weights.
         """
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        rows, self._rows = gather(trainer, self._rows), []
         holes, self._holes = sum(gather(trainer, [self._holes])), 0
-        surface = LossSurface.of(rows, step, data.val_question())
+        surface = self.surface(trainer, step)
         if not surface.rows:
             return {}
         values = {"val/unreadable": float(holes)} if holes else {}
