@@ -7,13 +7,12 @@ from typing import Any
 
 from mmflow.batch import LEVELS
 from mmflow.data.mix import Mix
-from mmflow.encoders.autoencoder import AbstractAutoencoder
 
 SPEED_ONLY = ("max_frames",)
 """Settings of an autoencoder that change no latent."""
 
 
-def question(mix: Mix, seed: int, autoencoder: AbstractAutoencoder) -> dict[str, Any]:
+def question(mix: Mix, seed: int, autoencoder: object) -> dict[str, Any]:
     """In plain values. Samples of shards are told apart by their keys; the text encoder is a part of the answer."""
     framing = {} if mix.train_shards is None else dataclasses.asdict(mix.framing)
     asked = {
@@ -28,7 +27,7 @@ def question(mix: Mix, seed: int, autoencoder: AbstractAutoencoder) -> dict[str,
     return plain
 
 
-def latents_of(autoencoder: AbstractAutoencoder) -> dict[str, Any]:
+def latents_of(autoencoder: object) -> dict[str, Any]:
     """Whose latents these are. Paths count by their last part, so that weights may lie elsewhere."""
     settings = {
         name: Path(value).name if isinstance(value, str) else value

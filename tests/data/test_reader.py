@@ -145,15 +145,15 @@ def test_low_discrepancy_u_goes_by_the_place_in_the_plan() -> None:
 
 
 def test_validation_reads_a_sample_once_for_all_levels_with_noise_of_its_own_at_each() -> None:
-    source = Painted("picture", 99)
+    source = Painted("clip", 99)
     reader = ShareReader([source], Draws(3, 0.0, False), latent_shape, LEVELS)
-    batch = reader[Share(tuple(source.locate(0, n, n) for n in range(3)), 3, 3, True, (1, 8, 8))]
+    batch = reader[Share(tuple(source.locate(0, n, n) for n in range(3)), 3, 3, True, (4, 8, 8))]
     assert [len(p) for p in batch.pixels] == [3] and len(batch.captions) == 3 and batch.repeats == len(LEVELS)
     assert batch.u.tolist() == [*LEVELS] * 3 and batch.visits == (*range(len(LEVELS)),) * 3
     assert [key[2] for key in batch.keys] == [str(n) for n in range(3) for _ in LEVELS]
     (eps,) = batch.eps
     assert len(eps) == 3 * len(LEVELS) and not torch.equal(eps[0], eps[1])
-    alone = reader[Share((source.locate(0, 1, 1),), 1, 1, True, (1, 8, 8))]
+    alone = reader[Share((source.locate(0, 1, 1),), 1, 1, True, (4, 8, 8))]
     assert torch.equal(alone.eps[0], eps[len(LEVELS) : 2 * len(LEVELS)])
 
 
