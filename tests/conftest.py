@@ -1,5 +1,7 @@
 """Fixtures that several rooms share: tiny networks and features, nothing downloaded."""
 
+import os
+
 import pytest
 import torch
 
@@ -9,8 +11,8 @@ from mmflow.model.mmdit import MMDiT
 
 @pytest.fixture(autouse=True)
 def few_threads() -> None:
-    """Two cores are shared by whatever runs the tests."""
-    torch.set_num_threads(2)
+    """Two cores are shared by two processes of tests; a debugger (`-n 0`) has them alone."""
+    torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 
 def features(lengths: list[int], context_width: int = 16, pooled_width: int = 8, seed: int = 0) -> TextFeatures:
