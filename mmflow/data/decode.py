@@ -88,7 +88,7 @@ def check_media(data: bytes, extension: str) -> MediaHeader:
         _decode_animation(data, np.array([0, header.frames - 1]), (255, 255, 255))
     else:
         reader, stamps = _open_video(data)
-        _decode_video(reader, np.array([0, len(stamps) - 1]))
+        _decode_video(data, reader, np.array([0, len(stamps) - 1]))
     return header
 
 
@@ -122,7 +122,7 @@ def decode_clip(
             stamps = _animation_stamps(_open_picture(data))
         return _decode_animation(data, pick_frames(stamps, num_frames, fps, start), background)
     reader, stamps = _open_video(data)
-    return _decode_video(reader, pick_frames(stamps, num_frames, fps, start))
+    return _decode_video(data, reader, pick_frames(stamps, num_frames, fps, start))
 
 
 def decode_at_rate(data: bytes, fps: float) -> UInt8[np.ndarray, "T H W 3"]:
@@ -268,11 +268,34 @@ def _open_video(data: bytes) -> tuple[Any, Float[np.ndarray, "F 2"]]:
         return reader, np.asarray(reader.get_frame_timestamp(range(len(reader))), dtype=np.float64)
 
 
-def _decode_video(reader: Any, indices: Int[np.ndarray, " T"]) -> UInt8[np.ndarray, "T H W 3"]:
+def _decode_video(data: bytes, reader: Any, indices: Int[np.ndarray, " T"]) -> UInt8[np.ndarray, "T H W 3"]:
     """One by one, since decord's `get_batch` fails where `_rgb` has to mend."""
+    wanted = np.unique(indices).tolist()
     with _video_errors():
-        frames = {int(index): _rgb(reader[int(index)].asnumpy()) for index in np.unique(indices)}
+        if len(reader.get_key_indices()) > 1 and _has_open_groups(data):
+            found = ((index, reader.next()) for index in range(wanted[-1] + 1))
+            frames = {index: _rgb(frame.asnumpy()) for index, frame in found if index in set(wanted)}
+        else:
+            frames = {index: _rgb(reader[index].asnumpy()) for index in wanted}
         return np.stack([frames[int(index)] for index in indices])
+
+
+def _has_open_groups(data: bytes) -> bool:
+    """Whether frames are shown before a keyframe that stands before them in the file, as in what x265 writes.
+
+    decord counts keyframes in the order of the file. After a seek to such a one it gives other frames than it was asked
+    for, and no error; read from the beginning they are right.
+    """
+    import av
+
+    with av.open(io.BytesIO(data)) as file:
+        packets = [(each.pts, each.is_keyframe) for each in file.demux(video=0) if each.pts is not None]
+    earliest = math.inf
+    for time, is_keyframe in reversed(packets):
+        if is_keyframe and earliest < time:
+            return True
+        earliest = min(earliest, time)
+    return False
 
 
 def _rgb(frame: UInt8[np.ndarray, "H W K"]) -> UInt8[np.ndarray, "H W 3"]:
