@@ -1,6 +1,6 @@
 """How a run uses a cache: opened, filled or refused before anything is trained."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, final, runtime_checkable
@@ -29,7 +29,7 @@ class Frozen(Networks, Protocol):
     def identities(self) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
         """Of the autoencoder and of each text encoder."""
 
-    def load(self, cached: Sequence[str] = ()) -> None:
+    def load(self, cached: Container[str] = ()) -> None:
         """Reads the weights of those that are not cached."""
 
 

@@ -24,6 +24,7 @@ from mmflow.data.decode import Kind
 from mmflow.data.scan import ByteStream, scan_tar
 from mmflow.data.scan import Row as Row
 from mmflow.data.scan import Skipped as Skipped
+from mmflow.data.store import DIRECT
 
 FORMAT = 1
 """Of the index file; a reader refuses another."""
@@ -98,7 +99,7 @@ def index_path(tar: str) -> str:
 def has_index(tar: str) -> bool:
     """Whether there is an index beside a tar, of whatever age."""
     files, path = fsspec.url_to_fs(index_path(tar))
-    return bool(files.exists(path))
+    return DIRECT.again(tar, lambda: bool(files.exists(path)))
 
 
 def build_index(tar: str | Path) -> ShardIndex:
@@ -111,9 +112,8 @@ def build_index(tar: str | Path) -> ShardIndex:
     """
     tar = str(tar)
     target = index_path(tar)
-    files, path = fsspec.url_to_fs(tar)
     try:
-        with files.open(path, "rb") as stream:
+        with DIRECT.whole(tar) as path, fsspec.open(path, "rb") as stream:
             state = replace(_stat(tar), fingerprint=_fingerprint(stream), digest=_digest(stream))
             stream.seek(0)
             rows, skipped = scan_tar(stream)
@@ -151,8 +151,7 @@ def read_index(tar: str | Path, check: bool = True) -> ShardIndex:
     tar = str(tar)
     target = index_path(tar)
     try:
-        with fsspec.open(target, "rb") as stream:
-            table = pq.read_table(pa.BufferReader(stream.read()))
+        table = pq.read_table(pa.BufferReader(DIRECT.read(target)))
     except FileNotFoundError as error:
         raise ValueError(f"{tar}: no index beside it ({target}). Write one: {_way_out(tar)}") from error
     except pa.ArrowInvalid as error:
@@ -193,8 +192,10 @@ def _way_out(tar: str) -> str:
 def _stat(tar: str) -> TarState:
     """Size and time from the file system; the rest empty."""
     files, path = fsspec.url_to_fs(tar)
-    size = int(files.info(path)["size"])
-    return TarState(size, os.stat(path).st_mtime_ns if "file" in files.protocol else 0, "", "")
+    size = DIRECT.again(tar, lambda: files.info(path)["size"])
+    if size is None:
+        raise ValueError(f"{tar}: its store does not say how long it is, so samples cannot be read by their offsets")
+    return TarState(int(size), os.stat(path).st_mtime_ns if "file" in files.protocol else 0, "", "")
 
 
 def refuse_changed(tar: str, state: TarState, or_gone: bool = True) -> None:

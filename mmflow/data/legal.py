@@ -83,13 +83,15 @@ def check_counts(least: int, **counts: int) -> None:
             raise ValueError(f"data.{name} must be at least {least}, got {number}")
 
 
-def check_clips_and_colours(fps: float, background: tuple[int, int, int]) -> None:
-    """Refuse a frame rate that is none, and a colour that is none.
+def check_clips_and_colours(fps: float, background: tuple[int, int, int], decode_timeout: float | None) -> None:
+    """Refuse a frame rate, a colour or a time that is none.
 
     Raises:
         ValueError: naming setting and number.
     """
     if fps <= 0:
         raise ValueError(f"data.fps must be positive, got {fps}")
+    if decode_timeout is not None and decode_timeout <= 0:
+        raise ValueError(f"data.decode_timeout must be positive, got {decode_timeout}")
     if not all(0 <= value <= 255 for value in background):
         raise ValueError(f"data.background must be red, green and blue within 0 and 255, got {background}")

@@ -16,6 +16,7 @@ from mmflow.data.places import Medium, Part, choose_places
 from mmflow.data.plan import Interleave
 from mmflow.data.shard import expand_shards
 from mmflow.data.source import AbstractSource, Framing, ShapesSource, ShardSource
+from mmflow.data.store import DIRECT, Store
 from mmflow.shapes.world import World
 
 Sources = tuple[list[AbstractSource], list[float]]
@@ -74,6 +75,7 @@ class Mix:
         clip_share: share of clips among the samples.
         framing: shapes of the samples.
         seed: of the order, crops and first frames.
+        store: how tars are read that lie elsewhere.
     """
 
     world: World
@@ -82,6 +84,7 @@ class Mix:
     clip_share: float
     framing: Framing
     seed: int
+    store: Store = DIRECT
 
     def media(self) -> list[tuple[Medium, float]]:
         """The media that are asked for, with their shares."""
@@ -153,7 +156,7 @@ class Mix:
         shares: list[float] = []
         for medium, share in self.media():
             for (name, group), found in zip(groups, places, strict=True):
-                source = ShardSource(name, medium, found[medium], framing, self.seed)
+                source = ShardSource(name, medium, found[medium], framing, self.seed, store=self.store)
                 holders = [g.weight for (_, g), f in zip(groups, places, strict=True) if f[medium].counts.any()]
                 if source.size:
                     sources.append(source)

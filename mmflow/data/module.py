@@ -21,6 +21,7 @@ from mmflow.data.question import question
 from mmflow.data.reader import Draws, ShareReader, ShareSampler
 from mmflow.data.requests import check_request, read_requests
 from mmflow.data.source import AbstractSource, Framing
+from mmflow.data.store import DIRECT, Store
 from mmflow.data.transform import ASPECTS, buckets
 from mmflow.encoders.autoencoder import AbstractAutoencoder, RgbAutoencoder
 from mmflow.encoders.bundle import Encoders
@@ -45,10 +46,11 @@ class FlowData(pl.LightningDataModule):
         frames: shards: frames of a clip.
         fps: shards: frames per second of a clip.
         background: shards: red, green and blue (0 to 255) under what is transparent in a picture.
-        captions: shards: names of captions and the weights by which one is drawn for each sample and visit: `txt` is
-            KEY.txt, any other a name in KEY.json. Empty ones are never drawn.
+        store: shards: retries, and a file cache of bounded size, for tars that lie elsewhere.
+        decode_timeout: shards: seconds for decoding a file, which loader processes have done apart; null: not apart.
+        captions: shards: names of captions and weights by which a visit draws one: `txt`, or a name in KEY.json.
         crops: shards: where a sample is cropped and a clip begins: `random` at every visit, or the `middle`.
-        cache: shards: `require` what tools/shards.py encode made of them, `fill` it first, or `off`: encode online.
+        cache: shards: `require` what tools/shards.py encode made of them, `fill` it first, or `off`.
         cache_folder: shards: where that lies.
         autoencoder: pixels to latents and back.
         text_encoder: captions to features.
@@ -82,6 +84,8 @@ class FlowData(pl.LightningDataModule):
         frames: int = 16,
         fps: float = 8.0,
         background: tuple[int, int, int] = (255, 255, 255),
+        store: Store = DIRECT,
+        decode_timeout: float | None = 60.0,
         captions: dict[str, float] = {"txt": 1.0},  # noqa: B006 - likewise
         crops: Literal["random", "middle"] = "random",
         cache: CacheMode = "off",
@@ -106,7 +110,7 @@ class FlowData(pl.LightningDataModule):
         at_least_one = {"batch_size": batch_size, "frames": frames, "epochs": 1 if epochs is None else epochs}
         check_counts(1, **at_least_one, prompt_frames=prompt_frames, val_batch_size=val_batch_size)
         check_counts(0, val_samples=val_samples, num_workers=num_workers)
-        check_clips_and_colours(fps, background)
+        check_clips_and_colours(fps, background, decode_timeout)
         self.encoders = Encoders(autoencoder, text_encoder)
         self.world, self.clip_share = world, clip_share
         self.is_shapes = train_shards is None
@@ -130,9 +134,9 @@ class FlowData(pl.LightningDataModule):
         self.position = 0
         self.ledger = Ledger(max_bad_fraction)
         mixed = CaptionMix(tuple(captions.items()))
-        framing = Framing(self.sizes, self.frames, self.fps, crops == "random", background, mixed)
+        framing = Framing(self.sizes, self.frames, self.fps, crops == "random", background, mixed, decode_timeout)
         self.cache_use = CacheUse(cache, None if self.is_shapes else cache_folder, framing, known.gives)
-        self.mix = Mix(world, train_shards, val_shards, clip_share, framing, seed)
+        self.mix = Mix(world, train_shards, val_shards, clip_share, framing, seed, store)
         self._restored: dict[str, Any] | None = None
         self._train_plan: Plan | None = None
         self._train_sources: list[AbstractSource] = []

@@ -15,7 +15,7 @@ import os
 import re
 import shlex
 import tarfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -23,6 +23,8 @@ import fsspec
 
 from mmflow.data.decode import MEDIA_EXTENSIONS, UnreadableSample
 from mmflow.data.index import Row
+from mmflow.data.store import DIRECT, Store
+from mmflow.data.store import read_range as read_range
 
 SAMPLES_PER_SHARD = 10_000
 """The most that a key's four digits can number."""
@@ -81,7 +83,7 @@ def write_shard(path: str | Path, samples: Iterable[ShardSample]) -> int:
     return written
 
 
-def read_sample(tar: str, row: Row) -> tuple[bytes, str]:
+def read_sample(tar: str, row: Row, store: Store = DIRECT) -> tuple[bytes, str]:
     """Media bytes and caption of one indexed sample, by reading only its own byte ranges. No caption reads as "".
 
     Raises:
@@ -89,28 +91,28 @@ def read_sample(tar: str, row: Row) -> tuple[bytes, str]:
     """
     media_end, caption_end = row.media_offset + row.media_size, row.caption_offset + row.caption_size
     if not row.caption_size:
-        return read_range(tar, row.media_offset, media_end), ""
+        return read_range(tar, row.media_offset, media_end, store), ""
     start, end = min(row.media_offset, row.caption_offset), max(media_end, caption_end)
     if end - start <= row.media_size + row.caption_size + GAP:
-        span = read_range(tar, start, end)
+        span = read_range(tar, start, end, store)
         media = span[row.media_offset - start : media_end - start]
         caption = span[row.caption_offset - start : caption_end - start]
     else:
-        media = read_range(tar, row.media_offset, media_end)
-        caption = read_range(tar, row.caption_offset, caption_end)
+        media = read_range(tar, row.media_offset, media_end, store)
+        caption = read_range(tar, row.caption_offset, caption_end, store)
     return media, _decoded(tar, row, caption)
 
 
-def read_caption(tar: str, row: Row) -> str:
+def read_caption(tar: str, row: Row, store: Store = DIRECT) -> str:
     """KEY.txt of one indexed sample alone; errors as of `read_sample`."""
     if not row.caption_size:
         return ""
-    return _decoded(tar, row, read_range(tar, row.caption_offset, row.caption_offset + row.caption_size))
+    return _decoded(tar, row, read_range(tar, row.caption_offset, row.caption_offset + row.caption_size, store))
 
 
-def read_about(tar: str, row: Row) -> bytes | None:
+def read_about(tar: str, row: Row, store: Store = DIRECT) -> bytes | None:
     """KEY.json of one indexed sample; None if it has none. Errors as of `read_range`."""
-    return read_range(tar, row.json_offset, row.json_offset + row.json_size) if row.json_size else None
+    return read_range(tar, row.json_offset, row.json_offset + row.json_size, store) if row.json_size else None
 
 
 def _decoded(tar: str, row: Row, caption: bytes) -> str:
@@ -118,26 +120,6 @@ def _decoded(tar: str, row: Row, caption: bytes) -> str:
         return caption.decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
         raise UnreadableSample("caption_encoding", f"{tar}: {row.key}.txt is not UTF-8: {error}") from error
-
-
-def read_range(tar: str, start: int, end: int) -> bytes:
-    """Bytes `start` to `end` of a tar at a path or a URL.
-
-    Raises:
-        UnreadableSample: missing, io or truncated.
-    """
-    read: Callable[..., bytes]
-    try:
-        files, path = fsspec.url_to_fs(tar)
-        read = files.cat_file
-        data = read(path, start=start, end=end)
-    except FileNotFoundError as error:
-        raise UnreadableSample("missing", f"{tar}: no such file") from error
-    except OSError as error:
-        raise UnreadableSample("io", f"{tar}: {error}") from error
-    if len(data) < end - start:
-        raise UnreadableSample("truncated", f"{tar} ends {end - start - len(data)} bytes before this sample does")
-    return data
 
 
 def expand_shards(pattern: str | list[str]) -> list[str]:
@@ -206,7 +188,7 @@ def _is_glob(name: str) -> bool:
 
 def _glob(name: str, scheme: str) -> list[str]:
     files, path = fsspec.url_to_fs(name)
-    found = sorted(files.glob(path))
+    found = sorted(DIRECT.again(name, lambda: files.glob(path)))
     if scheme != "file":
         return [files.unstrip_protocol(each) for each in found]
     # fsspec answers with absolute paths; a relative pattern keeps its own start, so that keys do not name a machine

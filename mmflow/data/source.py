@@ -8,18 +8,21 @@ from typing import final
 
 import numpy as np
 from jaxtyping import UInt8
+from torch.utils.data import get_worker_info
 
 from mmflow import draws
 from mmflow.batch import Sample
+from mmflow.data.apart import take_apart
 from mmflow.data.caption_mix import ONLY_TXT, CaptionMix
-from mmflow.data.decode import decode_clip, decode_picture
 from mmflow.data.index import Row, ShardIndex, read_index, refuse_changed
 from mmflow.data.manifest import folder_of
 from mmflow.data.order import WINDOW, Begun, ShuffledShards
+from mmflow.data.pixels import Shot, take
 from mmflow.data.places import Medium, Places, places_in
 from mmflow.data.plan import Item
 from mmflow.data.shard import read_about, read_caption, read_sample
-from mmflow.data.transform import Size, nearest_buckets, resize_cover_crop
+from mmflow.data.store import DIRECT, Store
+from mmflow.data.transform import Size, nearest_buckets
 from mmflow.shapes.world import World
 
 _PLACE_BITS = 32
@@ -99,6 +102,7 @@ class Framing:
         random: draw the crop and the first frame anew at each visit; else the middle, as validation wants it.
         background: red, green and blue under what is transparent.
         captions: which caption is taken.
+        timeout: seconds for decoding a file, which loader's workers have done in a process apart; None: not apart.
     """
 
     sizes: tuple[Size, ...]
@@ -107,6 +111,7 @@ class Framing:
     random: bool
     background: tuple[int, int, int] = (255, 255, 255)
     captions: CaptionMix = ONLY_TXT
+    timeout: float | None = None
 
     def pixels(
         self, medium: Medium, media: bytes, size: Size, crop: tuple[float, float] = (0.5, 0.5), start: float = 0.5
@@ -116,11 +121,10 @@ class Framing:
         Raises:
             UnreadableSample: if it cannot be decoded.
         """
-        if medium == "picture":
-            frames = decode_picture(media, self.background)
-        else:
-            frames = decode_clip(media, self.frames, self.fps, start, self.background)
-        return resize_cover_crop(frames, size, crop)
+        shot = Shot(medium, size, crop, self.frames, self.fps, start, self.background)
+        if self.timeout is None or get_worker_info() is None:
+            return take(media, shot)
+        return take_apart(media, shot, self.timeout)
 
 
 @dataclass(frozen=True)
@@ -151,6 +155,7 @@ class ShardSource(AbstractSource):
         seed: of order, crops and first frames.
         window: tars per shuffle window.
         begun: a pass that an earlier order began.
+        store: how tars are read that lie elsewhere.
     """
 
     def __init__(
@@ -162,7 +167,9 @@ class ShardSource(AbstractSource):
         seed: int,
         window: int = WINDOW,
         begun: Begun | None = None,
+        store: Store = DIRECT,
     ) -> None:
+        self.store = store
         self.name, self.medium, self.framing, self.seed, self.places = name, medium, framing, seed, places
         self.size, self.uncaptioned = int(places.counts.sum()), places.uncaptioned
         self.order = ShuffledShards(places.counts, seed, f"{name}/{medium}", window, begun)
@@ -171,7 +178,8 @@ class ShardSource(AbstractSource):
 
     def going_on(self, begun: Begun) -> "ShardSource":
         """The same samples, in an order that first ends a pass already begun."""
-        return ShardSource(self.name, self.medium, self.places, self.framing, self.seed, self.order.window, begun)
+        window = self.order.window
+        return ShardSource(self.name, self.medium, self.places, self.framing, self.seed, window, begun, self.store)
 
     def _read_index(self, shard: int) -> ShardIndex:
         """Raises ValueError if the tar is not the one that was planned with; what is gone its samples tell."""
@@ -236,7 +244,7 @@ class ShardSource(AbstractSource):
 
     def read(self, item: Item) -> Sample:
         tar, row = self._find(item.row)
-        media, txt = read_sample(tar, row)
+        media, txt = read_sample(tar, row, self.store)
         crop, start = (0.5, 0.5), 0.5
         if self.framing.random:
             u, v = draws.uniform(self.seed, "crop", item.key, item.visit, (2,)).tolist()
@@ -246,11 +254,11 @@ class ShardSource(AbstractSource):
 
     def caption(self, item: Item) -> str:
         tar, row = self._find(item.row)
-        return self.draw_caption(item, self._captions(tar, row, read_caption(tar, row)))
+        return self.draw_caption(item, self._captions(tar, row, read_caption(tar, row, self.store)))
 
     def _captions(self, tar: str, row: Row, txt: str) -> dict[str, str]:
         mix = self.framing.captions
-        return mix.read(txt, None if mix.only_txt else read_about(tar, row))
+        return mix.read(txt, None if mix.only_txt else read_about(tar, row, self.store))
 
     def draw_caption(self, item: Item, captions: Mapping[str, str]) -> str:
         """The caption of this visit, of all that the sample has."""
