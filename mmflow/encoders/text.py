@@ -103,14 +103,16 @@ class HashedWords(AbstractTextEncoder):
         width: numbers per word.
         position_width: numbers that encode the word's place, even.
         max_words: captions are cut after this many words.
+        parts: context parts that say the caption, each in word vectors of its own. 2 stands in for CLIP and T5 where a
+            model has weights for each.
     """
 
-    def __init__(self, width: int = 96, position_width: int = 32, max_words: int = 77) -> None:
-        if position_width % 2 or min(width, position_width, max_words) < 1:
+    def __init__(self, width: int = 96, position_width: int = 32, max_words: int = 77, parts: int = 1) -> None:
+        if position_width % 2 or min(width, position_width, max_words, parts) < 1:
             raise ValueError(
-                f"need an even position_width and positive sizes, got {width}, {position_width}, {max_words}"
+                f"need an even position_width and positive sizes, got {width}, {position_width}, {max_words}, {parts}"
             )
-        self.width, self.position_width, self.max_words = width, position_width, max_words
+        self.width, self.position_width, self.max_words, self.parts = width, position_width, max_words, parts
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -158,14 +160,18 @@ class HashedWords(AbstractTextEncoder):
                 continue
             words = WORDS.findall(caption.casefold())[: self.max_words] if is_seen else []
             if not words:
-                tokens.append(torch.zeros(1, self.context_width))
+                tokens += [torch.zeros(1, self.context_width)] * self.parts
                 pooled.append(torch.zeros(self.pooled_width))
                 continue
-            vectors = torch.stack([word_vector(word, self.width) for word in words])
-            tokens.append(torch.cat([vectors, self._positions(len(words))], 1))
-            pooled.append(vectors.sum(0) / len(words) ** 0.5)
+            places = self._positions(len(words))
+            for part in range(self.parts):
+                names = [f"{word} {part}" if part else word for word in words]
+                vectors = torch.stack([word_vector(name, self.width) for name in names])
+                tokens.append(torch.cat([vectors, places], 1))
+            first = tokens[-self.parts][:, : self.width]
+            pooled.append(first.sum(0) / len(words) ** 0.5)
         return TextFeatures(
             context=torch.cat(tokens) if tokens else torch.zeros(0, self.context_width),
-            lengths=torch.tensor([[len(token)] for token in tokens], dtype=torch.int64).reshape(-1, 1),
+            lengths=torch.tensor([[len(token)] for token in tokens], dtype=torch.int64).reshape(-1, self.parts),
             pooled=torch.stack(pooled) if pooled else torch.zeros(0, self.pooled_width),
         ).to(device)

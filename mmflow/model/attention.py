@@ -16,6 +16,7 @@ from mmflow.model.ragged import permute_rows
 from mmflow.model.ragged_attention import ragged_attention
 
 Rows = Float[Tensor, "R K E"]
+KeyRows = Float[Tensor, "S K E"]
 ContextRows = Float[Tensor, "L K E"]
 VisualRows = Float[Tensor, "N K E"]
 
@@ -25,13 +26,15 @@ class AbstractAttention(ABC):
 
     @abstractmethod
     def dense(
-        self, q: Float[Tensor, "B S K E"], k: Float[Tensor, "B S K E"], v: Float[Tensor, "B S K E"]
+        self, q: Float[Tensor, "B S K E"], k: Float[Tensor, "B M K E"], v: Float[Tensor, "B M K E"]
     ) -> Float[Tensor, "B S K E"]:
         """Samples of one length."""
 
     @abstractmethod
-    def ragged(self, q: Rows, k: Rows, v: Rows, lengths: Int[Tensor, " B"]) -> Rows:
-        """Samples of any length, one after the other; `lengths` in host memory."""
+    def ragged(
+        self, q: Rows, k: KeyRows, v: KeyRows, lengths: Int[Tensor, " B"], key_lengths: Int[Tensor, " B"] | None = None
+    ) -> Rows:
+        """Samples of any length, one after the other; lengths (host) of queries, and of keys where those are others."""
 
 
 @final
@@ -40,17 +43,19 @@ class SdpaAttention(AbstractAttention):
     """torch's scaled_dot_product_attention for dense batches, one call per run of equal lengths otherwise."""
 
     def dense(
-        self, q: Float[Tensor, "B S K E"], k: Float[Tensor, "B S K E"], v: Float[Tensor, "B S K E"]
+        self, q: Float[Tensor, "B S K E"], k: Float[Tensor, "B M K E"], v: Float[Tensor, "B M K E"]
     ) -> Float[Tensor, "B S K E"]:
         if q.device.type == "cpu" and q.dtype == torch.bfloat16:
             # torch's bf16 flash kernel for CPUs runs at half the speed of explicit products (docs: README, Speed).
-            each = torch.full((q.shape[0],), q.shape[1])
-            return ragged_attention(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), each).view(q.shape)
+            each, keys = (torch.full((x.shape[0],), x.shape[1]) for x in (q, k))
+            return ragged_attention(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), each, keys).view(q.shape)
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
 
-    def ragged(self, q: Rows, k: Rows, v: Rows, lengths: Int[Tensor, " B"]) -> Rows:
-        return ragged_attention(q, k, v, lengths)
+    def ragged(
+        self, q: Rows, k: KeyRows, v: KeyRows, lengths: Int[Tensor, " B"], key_lengths: Int[Tensor, " B"] | None = None
+    ) -> Rows:
+        return ragged_attention(q, k, v, lengths, key_lengths)
 
 
 @final
@@ -70,18 +75,22 @@ class XformersAttention(AbstractAttention):
             raise ValueError("attention: xformers needs the extra: pip install 'mmflow-mmdit[xformers]'") from error
 
     def dense(
-        self, q: Float[Tensor, "B S K E"], k: Float[Tensor, "B S K E"], v: Float[Tensor, "B S K E"]
+        self, q: Float[Tensor, "B S K E"], k: Float[Tensor, "B M K E"], v: Float[Tensor, "B M K E"]
     ) -> Float[Tensor, "B S K E"]:
         from xformers.ops import memory_efficient_attention
 
         out: Tensor = memory_efficient_attention(q, k, v)
         return out
 
-    def ragged(self, q: Rows, k: Rows, v: Rows, lengths: Int[Tensor, " B"]) -> Rows:
+    def ragged(
+        self, q: Rows, k: KeyRows, v: KeyRows, lengths: Int[Tensor, " B"], key_lengths: Int[Tensor, " B"] | None = None
+    ) -> Rows:
         from xformers.ops import memory_efficient_attention
         from xformers.ops.fmha.attn_bias import BlockDiagonalMask
 
-        mask = BlockDiagonalMask.from_seqlens(lengths[lengths > 0].tolist())
+        keys = lengths if key_lengths is None else key_lengths
+        some = (lengths > 0) | (keys > 0)
+        mask = BlockDiagonalMask.from_seqlens(lengths[some].tolist(), keys[some].tolist())
         out: Tensor = memory_efficient_attention(q[None], k[None], v[None], attn_bias=mask)[0]
         return out
 

@@ -34,7 +34,7 @@ class Stream(nn.Module):
         width: int,
         *,
         qk_norm: bool,
-        mlp_ratio: int,
+        mlp_ratio: float,
         last: bool = False,
         dual: bool = False,
         gelu: Literal["tanh", "erf"] = "tanh",
@@ -50,7 +50,7 @@ class Stream(nn.Module):
         self.norm_k = HeadNorm(head_width) if qk_norm else nn.Identity()
         if not last:
             self.proj = nn.Linear(width, width)
-            hidden, activation = mlp_ratio * width, nn.GELU(approximate="tanh" if gelu == "tanh" else "none")
+            hidden, activation = round(mlp_ratio * width), nn.GELU(approximate="tanh" if gelu == "tanh" else "none")
             self.mlp = nn.Sequential(nn.Linear(width, hidden), activation, nn.Linear(hidden, width))
         self.own = SelfAttention(width, qk_norm=qk_norm, head_width=head_width) if dual else None
 
@@ -116,7 +116,7 @@ class MMDiTBlock(nn.Module):
         width: int,
         *,
         qk_norm: bool,
-        mlp_ratio: int,
+        mlp_ratio: float,
         last: bool = False,
         dual: bool = False,
         over_time: bool = False,

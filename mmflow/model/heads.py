@@ -1,4 +1,4 @@
-"""Attention heads: their width, norm and rotation, and attention of one stream among its own tokens."""
+"""Attention heads: their width, norm and rotation, and attention of one stream to itself or to another."""
 
 from dataclasses import dataclass
 
@@ -96,4 +96,33 @@ class SelfAttention(nn.Module):
         q, k, v = self.qkv(x).view(len(x), 3, self.num_heads, x.shape[1] // self.num_heads).unbind(1)
         q, k, v = turned(self.norm_q(q), self.norm_k(k), v, rotation)
         out: Tensor = self.proj(seen(segments.attend(attention, q, k, v), rotation).flatten(1))
+        return out
+
+
+class CrossAttention(nn.Module):
+    """Picture tokens ask, text tokens answer, within each sample: no modulation, and an output that starts at zero."""
+
+    def __init__(self, width: int, *, qk_norm: bool) -> None:
+        super().__init__()
+        self.num_heads = width // HEAD_WIDTH
+        self.q, self.kv = nn.Linear(width, width), nn.Linear(width, 2 * width)
+        self.norm_q = HeadNorm() if qk_norm else nn.Identity()
+        self.norm_k = HeadNorm() if qk_norm else nn.Identity()
+        self.proj = nn.Linear(width, width)
+
+    def forward(
+        self, x: Rows, context: Float[Tensor, "L D"], segments: Segments, words: Segments, attention: AbstractAttention
+    ) -> Rows:
+        """What the text says to each picture token.
+
+        Args:
+            x: picture tokens.
+            context: text tokens.
+            segments: which of `x` belong to which sample.
+            words: which of `context` belong to which sample.
+            attention: the backend.
+        """
+        q = self.norm_q(self.q(x).view(len(x), self.num_heads, HEAD_WIDTH))
+        k, v = self.kv(context).view(len(context), 2, self.num_heads, HEAD_WIDTH).unbind(1)
+        out: Tensor = self.proj(segments.attend(attention, q, self.norm_k(k), v, words).flatten(1))
         return out

@@ -14,7 +14,8 @@ from mmflow.model.block import MMDiTBlock, Stream
 from mmflow.model.clips import ClipAttention, Clips, context_copies
 from mmflow.model.design import Design
 from mmflow.model.embed import PooledEmbedding, TimeEmbedding, plane_positions, rotary_angles
-from mmflow.model.heads import HEAD_WIDTH, HeadNorm, Rotation
+from mmflow.model.heads import HEAD_WIDTH, Rotation
+from mmflow.model.initial import initialise
 from mmflow.model.inputs import beside_known
 from mmflow.model.layout import Layout
 from mmflow.model.patchify import Patchifier
@@ -128,23 +129,9 @@ class MMDiT(AbstractBackbone):
 
         0.02 is `design.embedding_std`.
         """
-        embeddings: list[nn.Linear] = []
-        zeroed = [self.final_modulation, *(p.project for p in self.patchifiers)]
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
-            elif isinstance(module, HeadNorm):
-                module.reset_parameters()
-            elif isinstance(module, TimeEmbedding | PooledEmbedding):
-                embeddings += [module.first, module.second]
-            elif isinstance(module, Stream | ClipAttention):
-                zeroed.append(module.modulation)
-        for linear in embeddings:
-            nn.init.normal_(linear.weight, std=self.design.embedding_std)
-        for linear in zeroed:
-            nn.init.zeros_(linear.weight)
-            nn.init.zeros_(linear.bias)
+        modulated = [m.modulation for m in self.modules() if isinstance(m, Stream | ClipAttention)]
+        zeroed = [self.final_modulation, *(p.project for p in self.patchifiers), *modulated]
+        initialise(self, zeroed, self.design.embedding_std)
         if self.position_table is not None:
             self.position_table.copy_(self.formula_table(len(self.position_table), self.position_table.device))
 

@@ -31,6 +31,23 @@ def from_patches(
     return z.permute(0, 7, 1, 4, 2, 5, 3, 6).reshape(b, c, t, h, w)
 
 
+def token_grid(shape: tuple[int, int, int], patch: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Tokens along (time, height, width) of latents of (T, H, W) = `shape`.
+
+    Raises:
+        ValueError: if the patch does not divide the latents; the message names legal numbers.
+    """
+    for name, size, p in zip(("frames", "height", "width"), shape, patch, strict=True):
+        if size % p:
+            lower, upper = max(size // p, 1) * p, (size // p + 1) * p
+            raise ValueError(
+                f"latent {name} {size} cannot be cut into patches of {p}: the nearest legal numbers are "
+                f"{lower} and {upper} (patch {patch}, latents {tuple(shape)})"
+            )
+    t, h, w = (size // p for size, p in zip(shape, patch, strict=True))
+    return t, h, w
+
+
 @final
 class Patchifier(nn.Module):
     """In- and out-projection for patches of one size, with the positions of their tokens.
@@ -53,20 +70,8 @@ class Patchifier(nn.Module):
         self.project = nn.Linear(width, channels * volume)
 
     def grid(self, shape: tuple[int, int, int]) -> tuple[int, int, int]:
-        """Tokens along (time, height, width) of latents of that (T, H, W).
-
-        Raises:
-            ValueError: if the patch does not divide the latents; the message names legal numbers.
-        """
-        for name, size, p in zip(("frames", "height", "width"), shape, self.patch, strict=True):
-            if size % p:
-                lower, upper = max(size // p, 1) * p, (size // p + 1) * p
-                raise ValueError(
-                    f"latent {name} {size} cannot be cut into patches of {p}: the nearest legal numbers are "
-                    f"{lower} and {upper} (patch {self.patch}, latents {tuple(shape)})"
-                )
-        t, h, w = (size // p for size, p in zip(shape, self.patch, strict=True))
-        return t, h, w
+        """Tokens along (time, height, width) of latents of that (T, H, W); see `token_grid`."""
+        return token_grid(shape, self.patch)
 
     def positions(
         self, grid: tuple[int, int, int], table: Float[Tensor, "m m D"] | None, timed: bool, device: torch.device

@@ -25,6 +25,17 @@ def runs(lengths: Tensor) -> Iterator[tuple[slice, slice, int, int]]:
         sample, row = sample + b, row + b * length
 
 
+def paired_runs(lengths: Tensor, others: Tensor) -> Iterator[tuple[slice, slice, int, int, int]]:
+    """(rows, rows of the other stream, samples in the run, tokens of each, tokens of each in the other stream) for
+    every run of neighbours that are alike in both streams.
+    """
+    row = other = 0
+    for (n, m), members in groupby(zip(lengths.tolist(), others.tolist(), strict=True)):
+        b = len(list(members))
+        yield slice(row, row + b * n), slice(other, other + b * m), b, n, m
+        row, other = row + b * n, other + b * m
+
+
 def _num_runs(lengths: Tensor) -> int:
     return 1 + int((lengths[1:] != lengths[:-1]).sum()) if len(lengths) else 0
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from mmflow.model.ragged import runs
+from mmflow.model.ragged import paired_runs
 
 CHUNK = 1024
 """Queries whose attention weights are held at a time, so that memory grows linearly with a sample's length."""
@@ -32,14 +32,24 @@ def _weights(q: Tensor, k: Tensor) -> Tensor:
     return torch.softmax((q * scale) @ k.transpose(-2, -1), -1)
 
 
-def ragged_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(E)) v within each sample. q, k, v (R, K, E) -> (R, K, E); lengths (B,) in host memory."""
-    out: Tensor = ragged_attention_forward(q, k, v, lengths)[0]
+def ragged_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor, key_lengths: Tensor | None = None) -> Tensor:
+    """softmax(q k^T / sqrt(E)) v within each sample. q (R, K, E), k and v (S, K, E) -> (R, K, E).
+
+    Args:
+        q: queries.
+        k: keys.
+        v: values.
+        lengths: queries of each sample, (B,) in host memory.
+        key_lengths: keys of each sample, if they are others than its queries. A sample without keys gets zeros.
+    """
+    out: Tensor = ragged_attention_forward(q, k, v, lengths, lengths if key_lengths is None else key_lengths)[0]
     return out
 
 
 @torch.library.custom_op("mmflow::ragged_attention", mutates_args=())
-def ragged_attention_forward(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+def ragged_attention_forward(
+    q: Tensor, k: Tensor, v: Tensor, lengths: Tensor, key_lengths: Tensor
+) -> tuple[Tensor, Tensor]:
     """The attention's output, and the logarithm (R, K) of each softmax's sum where the kernel is fused (else empty).
 
     Explicit products go through long samples in chunks of queries, and their backward recomputes the weights.
@@ -47,10 +57,13 @@ def ragged_attention_forward(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor) -
     out = torch.empty_like(q)
     fused = _is_fused(q)
     log_sums = q.new_empty(q.shape[:2] if fused else (0,))
-    for _, rows, b, n in runs(lengths):
+    for rows, keys, b, n, m in paired_runs(lengths, key_lengths):
         if not n:
             continue
-        qh, kh, vh = (_heads_first(x[rows], b, n) for x in (q, k, v))
+        if not m:
+            out[rows] = 0
+            continue
+        qh, (kh, vh) = _heads_first(q[rows], b, n), (_heads_first(x[keys], b, m) for x in (k, v))
         target = _heads_first(out[rows], b, n)
         if fused:
             value, log_sum = aten._scaled_dot_product_flash_attention_for_cpu(qh, kh, vh)
@@ -63,7 +76,7 @@ def ragged_attention_forward(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor) -
 
 
 @ragged_attention_forward.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+def _(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor, key_lengths: Tensor) -> tuple[Tensor, Tensor]:
     return torch.empty_like(q), q.new_empty(q.shape[:2] if _is_fused(q) else (0,))
 
 
@@ -84,15 +97,24 @@ def _explicit_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, targets: t
 
 @torch.library.custom_op("mmflow::ragged_attention_backward", mutates_args=())
 def ragged_attention_backward(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, log_sums: Tensor, lengths: Tensor
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    log_sums: Tensor,
+    lengths: Tensor,
+    key_lengths: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of `ragged_attention` by q, k, v."""
     grads = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-    for _, rows, b, n in runs(lengths):
-        if not n:
+    for rows, keys, b, n, m in paired_runs(lengths, key_lengths):
+        if not n or not m:
+            for target, part in zip(grads, (rows, keys, keys), strict=True):
+                target[part] = 0
             continue
-        gh, qh, kh, vh, oh = (_heads_first(x[rows], b, n) for x in (grad, q, k, v, out))
-        dq, dk, dv = (_heads_first(x[rows], b, n) for x in grads)
+        gh, qh, oh, dq = (_heads_first(x[rows], b, n) for x in (grad, q, out, grads[0]))
+        kh, vh, dk, dv = (_heads_first(x[keys], b, m) for x in (k, v, grads[1], grads[2]))
         if len(log_sums):
             log_sum = log_sums[rows].view(b, n, q.shape[1]).transpose(1, 2)
             values = aten._scaled_dot_product_flash_attention_for_cpu_backward(gh, qh, kh, vh, oh, log_sum, 0.0, False)
@@ -105,34 +127,41 @@ def ragged_attention_backward(
 
 @ragged_attention_backward.register_fake
 def _(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, log_sums: Tensor, lengths: Tensor
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    log_sums: Tensor,
+    lengths: Tensor,
+    key_lengths: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
 
 
 def _attention_setup(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
-    q, k, v, lengths = inputs
+    q, k, v, lengths, key_lengths = inputs
     out, log_sums = output
     ctx.mark_non_differentiable(log_sums)
-    ctx.save_for_backward(q, k, v, out, log_sums, lengths)
+    ctx.save_for_backward(q, k, v, out, log_sums, lengths, key_lengths)
 
 
 def _attention_backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    return *ragged_attention_backward(grad.contiguous(), *ctx.saved_tensors), None
+    return *ragged_attention_backward(grad.contiguous(), *ctx.saved_tensors), None, None
 
 
 ragged_attention_forward.register_autograd(_attention_backward, setup_context=_attention_setup)
 
 
-def _square_tokens(lengths: Tensor) -> int:
-    return int(lengths.square().sum())
+def _pairs(lengths: Tensor, key_lengths: Tensor) -> int:
+    return int((lengths * key_lengths).sum())
 
 
 @register_flop_formula(torch.ops.mmflow.ragged_attention, get_raw=True)
-def _attention_flops(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor, *_: Any, **__: Any) -> int:
-    return 2 * 2 * _square_tokens(lengths) * q.shape[1] * q.shape[2]
+def _attention_flops(q: Tensor, k: Tensor, v: Tensor, *lengths: Tensor, **_: Any) -> int:
+    return 2 * 2 * _pairs(*lengths) * q.shape[1] * q.shape[2]
 
 
 @register_flop_formula(torch.ops.mmflow.ragged_attention_backward, get_raw=True)
 def _attention_backward_flops(grad: Tensor, q: Tensor, *others: Tensor, **_: Any) -> int:
-    return 5 * 2 * _square_tokens(others[-1]) * q.shape[1] * q.shape[2]
+    return 5 * 2 * _pairs(*others[-2:]) * q.shape[1] * q.shape[2]

@@ -44,13 +44,24 @@ class Segments:
         return out
 
     def attend(
-        self, attention: AbstractAttention, q: Float[Tensor, "R K E"], k: Tensor, v: Tensor
+        self,
+        attention: AbstractAttention,
+        q: Float[Tensor, "R K E"],
+        k: Tensor,
+        v: Tensor,
+        keys: "Segments | None" = None,
     ) -> Float[Tensor, "R K E"]:
-        """Attention within each sample over the rows of this one stream."""
-        if self.dense:
+        """Attention within each sample over the rows of this stream, or of another one, whose segments are `keys`."""
+        other = self if keys is None else keys
+        if self.dense and other.dense:
             b = len(self.lengths)
             return attention.dense(*(x.view(b, -1, *x.shape[1:]) for x in (q, k, v))).flatten(0, 1)
-        return attention.ragged(q, k, v, self.lengths)
+        return attention.ragged(q, k, v, self.lengths, other.lengths)
+
+    @staticmethod
+    def of(lengths: Int[Tensor, " B"]) -> "Segments":
+        """Of samples of these lengths (host)."""
+        return Segments(lengths, len(lengths) > 0 and bool((lengths == lengths[0]).all()))
 
 
 def normalise(x: Rows) -> Rows:

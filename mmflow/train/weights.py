@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mmflow.model.archive import Archive, files_of
+from mmflow.model.family import family
 from mmflow.model.grow import grown_shapes, start_from
 from mmflow.model.hub import fetch, is_hub_id
 from mmflow.model.interop import open_released, without_memory
@@ -116,8 +117,9 @@ def start_weights(network: nn.Module, source: str) -> list[str]:
     weights = load_weights(source)
     shapes = without_memory(weights)
     state = network.state_dict()
-    # Another depth is said about what is there, not about what could be grown from it.
-    check_weights(shapes if _depth(shapes) != _depth(state) else grown_shapes(network, shapes), state, source)
+    # Another depth or family is said about what is there, not about what could be grown from it.
+    alike = _depth(shapes) == _depth(state) and family(shapes) == family(state)
+    check_weights(grown_shapes(network, shapes) if alike else shapes, state, source)
     report = start_from(network, weights, shapes)
     sizes = {name: value.numel() for name, value in state.items()}
     return [f"weights of {source}:", *report.lines(sizes)]
@@ -143,7 +145,13 @@ def check_weights(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], w
     if not (missing or extra or wrong):
         return
     lines = [f"the weights of {where} do not fit this model:"]
-    if _depth(found) != _depth(expected):
+    theirs, ours = family(found), family(expected)
+    if theirs != ours and theirs is not None and ours is not None:
+        lines.append(
+            f"  they are of another family: a {_short(theirs)}'s, the model is a {_short(ours)}: set --model.backbone "
+            f"{theirs}, or name another checkpoint"
+        )
+    elif _depth(found) != _depth(expected):
         lines.append(
             f"  they are of depth {_depth(found)}, the model of depth {_depth(expected)}: "
             f"set --model.backbone.depth {_depth(found)}, or name another checkpoint"
@@ -153,6 +161,10 @@ def check_weights(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], w
             more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
             lines.append(f"  {title}: {', '.join(names[:SHOWN])}{more}")
     raise ValueError("\n".join(lines))
+
+
+def _short(path: str) -> str:
+    return path.rsplit(".", 1)[-1]
 
 
 def _depth(weights: Mapping[str, Tensor]) -> int:

@@ -69,6 +69,26 @@ def test_positions_of_released_tables() -> None:
     assert [table[i].item() for i in (0, 64, 127, 191)] == [-16.0, 0.0, 15.75, 31.75]
 
 
+def test_positions_of_released_tables_of_384_patches() -> None:
+    """SD3.5-medium: p / 4 - 40, whose middle 64 are those of 1024 x 1024 pixels in every table."""
+    table = centred(384, 64)
+    assert torch.equal(table, torch.arange(384.0) / 4 - 40)
+    assert torch.equal(table[160:224], centred(64, 64)) and torch.equal(table[96:288], centred(192, 64))
+
+
+@pytest.mark.parametrize("pixels", [256, 512, 1024])
+@pytest.mark.parametrize("shape", [(1.0, 1.0), (0.5, 2.0), (1.5, 0.75)])
+def test_the_grid_of_every_aspect_ratio_is_the_paper_s(pixels: int, shape: tuple[float, float]) -> None:
+    """pos(p) = (p - (h_max - s) / 2) 256 / S on the grid of the largest sides, cropped in its middle."""
+    s, largest = pixels // 16, 2 * pixels // 16
+    whole = [(p - (largest - s) / 2) * 256 / pixels for p in range(largest)]
+    rows, columns = (round(side * s) for side in shape)
+    crops = [whole[(largest - n) // 2 :][:n] for n in (rows, columns)]
+    plane = plane_positions((rows, columns), (s, s), 64)
+    expected = [axis_sinusoid(torch.tensor(crop), 32) for crop in crops]
+    assert torch.equal(plane[:, 0, 32:], expected[0]) and torch.equal(plane[0, :, :32], expected[1])
+
+
 def test_column_is_the_first_half_and_time_vanishes_at_the_first_frame() -> None:
     plane = plane_positions((4, 4), (4, 4), 64)
     still, clip = over_time(plane, 1), over_time(plane, 3)
