@@ -12,7 +12,7 @@ EMBEDDING_STD = 0.02
 
 
 def initialise(network: nn.Module, zeroed: Iterable[nn.Linear], embedding_std: float) -> None:
-    """Xavier linears, N(0, `embedding_std`) embeddings of t and pooled, norms of heads by their width, and `zeroed` layers of zeros."""
+    """Xavier linears, N(0, `embedding_std`) embeddings of t and pooled, norms by their heads' width, `zeroed` zeros."""
     embeddings: list[nn.Linear] = []
     for module in network.modules():
         if isinstance(module, nn.Linear):

@@ -160,6 +160,7 @@ class UViT(AbstractBackbone):
         initialise(self, zeroed, EMBEDDING_STD)
         for module in self.modules():
             if isinstance(module, ResidualBlock):
+                assert module.conv_out.bias is not None
                 nn.init.zeros_(module.conv_out.weight)
                 nn.init.zeros_(module.conv_out.bias)
 
