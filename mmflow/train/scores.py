@@ -127,7 +127,9 @@ def table(scores: dict[str, Any]) -> Table:
     for name in SHOWN:
         if name in scores:
             s = scores[name]
-            held = "  ".join(f"{split} {x['value']:.2f}" for split, x in s.get("held_out", {}).items())
+            held = "\n".join(
+                f"{split} {x['value']:.2f} ({x['low']:.2f} - {x['high']:.2f})" for split, x in s.get("held_out", {}).items()
+            )
             interval = f"{s['low']:.2f} - {s['high']:.2f}"
             chance = f"{s['chance']:.2f}" if "chance" in s else ""
             grid.add_row(name, f"{s['value']:.3f}", interval, str(s["n"]), chance, held)
