@@ -7,9 +7,18 @@ import pytest
 
 from mmflow.cli import build
 from mmflow.study.plan import read_study
+from mmflow.study.size import sizes, unmatched
 
 ROOT = Path(__file__).parent.parent
 STUDIES = [path for path in sorted((ROOT / "configs").glob("*.yaml")) if "\naxes:" in path.read_text()]
+NUM_CELLS = {
+    "study": 122,
+    "study_screen": 61,
+    "study_confirm": 96,
+    "study_depth": 9,
+    "study_backbones": 27,
+    "study_backbones_pilot": 10,
+}
 CONFIGS = sorted({*(ROOT / "configs").glob("*.yaml")} - {*STUDIES})
 
 
@@ -35,4 +44,16 @@ def test_a_study_says_how_it_is_run_and_reads(path: Path, monkeypatch: pytest.Mo
         assert re.search(rf"^#   {word} +python tools/study.py {word} .*{path.name}", path.read_text(), re.MULTILINE)
     study = read_study(path)
     assert study.base == "configs/study_base.yaml" and study.out == f"runs/{path.stem}"
-    assert len(study.cells()) == {"study": 122, "study_screen": 61, "study_confirm": 96, "study_depth": 9}[path.stem]
+    assert len(study.cells()) == NUM_CELLS[path.stem]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "path", [path for path in STUDIES if "\nmatched:" in path.read_text()], ids=lambda path: path.stem
+)
+def test_backbones_are_matched(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    study = read_study(path)
+    found = sizes(study)
+    assert set(found) == set(study.axis("backbone")) and study.matched
+    assert unmatched(found, study.matched) == []

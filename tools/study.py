@@ -4,6 +4,8 @@ python tools/study.py run --config configs/study.yaml        train, sample and s
 python tools/study.py collect --config configs/study.yaml    write the table of what there is so far
 python tools/study.py rank TABLE_OR_FOLDER                   non-dominated sorting, mean ranks, intervals, ties
 python tools/study.py plot TABLE_OR_FOLDER                   score and distance against steps; chart of the ranks
+python tools/study.py plot FOLDER --kind curves              loss and scores in training, against steps and FLOPs
+python tools/study.py sizes --config STUDY.yaml              parameters and FLOPs of each cell; what is not matched
 """
 
 import argparse
@@ -70,9 +72,11 @@ def collect(args: argparse.Namespace) -> int:
 
 def _write(study: Any, quiet: bool) -> None:
     from mmflow.study.table import collect as gather
-    from mmflow.study.table import write_table
+    from mmflow.study.table import curves, write_table
 
     rows, missing = gather(study)
+    if points := curves(study):
+        write_table(points, Path(study.out), "curves")
     if rows:
         path = write_table(rows, Path(study.out))
         if not quiet:
@@ -116,17 +120,60 @@ def rank_table(by: str, found: dict[str, list[Standing]]) -> Table:
 
 
 def plot(args: argparse.Namespace) -> int:
-    """Draws score and distance against steps, and the ranks."""
+    """Draws score and distance against steps, and the ranks; or what training came to, against steps and FLOPs."""
     from mmflow.study.plot import plot_ranks, plot_steps
     from mmflow.study.standing import rank_columns
 
-    rows, by, expected = _rows(args)
     out = Path(args.out) if args.out else Path(args.table) if Path(args.table).is_dir() else Path(args.table).parent
     out.mkdir(parents=True, exist_ok=True)
+    if args.kind == "curves":
+        return _plot_curves(args, out)
+    rows, by, expected = _rows(args)
     found = rank_columns(rows, by, _metrics(args), expected)
     paths = plot_steps(rows, by, out / "steps.png", _metrics(args)), plot_ranks(found["all"], out / "ranks.png")
     console.print(", ".join(map(str, paths)), soft_wrap=True)
     return 0
+
+
+def _plot_curves(args: argparse.Namespace, out: Path) -> int:
+    from mmflow.study.plan import read_study
+    from mmflow.study.plot_curves import plot_curves
+    from mmflow.study.table import label_columns, read_table
+
+    rows = read_table(args.table, "curves")
+    study = None if args.config is None else read_study(args.config)
+    by = args.by or (label_columns(rows)[0] if study is None else study.rows)
+    groups = {} if study is None else study.matched
+    for name, labels in (groups or {"": list(dict.fromkeys(row[by] for row in rows))}).items():
+        kept = [row for row in rows if row[by] in labels]
+        if not kept:
+            console.print(f"curves matched by {name}: nothing was run yet")
+            continue
+        title = f"matched by {name}" if name else ""
+        path = plot_curves(kept, by, out / f"curves{'_' if name else ''}{name}.png", title, args.score, args.distance)
+        console.print(escape(str(path)), soft_wrap=True)
+    return 0
+
+
+def sizes(args: argparse.Namespace) -> int:
+    """Prints parameters and FLOPs of each value of the ranked axis; status 1 if what is to be matched is not."""
+    from mmflow.study.plan import read_study
+    from mmflow.study.size import sizes as measure
+    from mmflow.study.size import unmatched
+
+    study = read_study(args.config)
+    found = measure(study)
+    grid = Table(title=f"{study.rows}: what it costs", title_justify="left")
+    for name in (study.rows, "parameters", "GFLOP per step", *(f"matched by {kind}" for kind in study.matched)):
+        grid.add_column(name, justify="left" if name == study.rows else "right")
+    for label, size in found.items():
+        marks = ("yes" if label in labels else "" for labels in study.matched.values())
+        grid.add_row(escape(label), f"{size.parameters:,}", f"{size.step_flops / 1e9:.2f}", *marks)
+    console.print(grid)
+    lines = unmatched(found, study.matched)
+    for line in lines:
+        console.print(escape(line), soft_wrap=True)
+    return 1 if lines else 0
 
 
 def _metrics(args: argparse.Namespace) -> Any:
@@ -152,7 +199,8 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = top.add_subparsers(dest="verb", required=True)
-    for verb, does in ((run, "train, sample, score"), (collect, "write the table")):
+    verbs_of_a_file = (run, "train, sample, score"), (collect, "write the table"), (sizes, "parameters and FLOPs")
+    for verb, does in verbs_of_a_file:
         sub = verbs.add_parser(verb.__name__, help=does)
         sub.add_argument("--config", type=Path, required=True, help="the study's YAML")
         sub.set_defaults(function=verb)
@@ -170,6 +218,9 @@ def parser() -> argparse.ArgumentParser:
         sub.add_argument("--score", default="score", help="column to maximise")
         sub.add_argument("--distance", default="kernel", help="column to minimise: kernel or frechet")
         sub.set_defaults(function=verb)
+    verbs.choices["plot"].add_argument(
+        "--kind", choices=("ranks", "curves"), default="ranks", help="curves: of a study with `curve: true`"
+    )
     verbs.choices["plot"].add_argument("--out", help="folder of the figures; beside the table if not given")
     return top
 

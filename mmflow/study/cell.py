@@ -8,6 +8,8 @@ Everything is done once and kept in the cell's folder, so that a cell that was s
     ema.safetensors  its weights, averaged and raw
     raw.safetensors
     scores/          one file per kind of weights and sampling setting
+    curve/           of a study with a curve: one file per checkpoint that was validated
+    size.json        of a study with a curve: parameters, and FLOPs of a step
 """
 
 import csv
@@ -15,14 +17,16 @@ import json
 import os
 import sys
 import time
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from mmflow.study.controls import controls_of, require_equal
-from mmflow.study.folder import BUSY, CellBusyError, is_done, lock, score_file
+from mmflow.study.folder import BUSY, CellBusyError, curve_weights, is_done, lock, score_file
 from mmflow.study.judge import ShapesJudge
-from mmflow.study.plan import Cell, Study, read_study
+from mmflow.study.plan import Cell, Setting, Study, read_study
+from mmflow.study.size import size_of_run
 from mmflow.train.run import write_json
 
 
@@ -37,7 +41,9 @@ def run_cell(study: Study, cell: Cell) -> None:
     with lock(folder):
         if not (folder / "picked.json").is_file():
             fit(study, cell)
-            pick(folder)
+            pick(folder, study.curve)
+        if study.curve and not (folder / "size.json").is_file():
+            write_json(folder / "size.json", asdict(size_of_run(folder / "run" / "config.yaml")))
         if not is_done(study, cell):
             score(study, cell)
 
@@ -95,8 +101,12 @@ def drop_unvalidated(run: Path) -> None:
         os.link(saved[max(saved)], last)
 
 
-def pick(folder: Path) -> None:
+def pick(folder: Path, curve: bool = False) -> None:
     """Keeps the weights, raw and averaged, of the checkpoint with the least validation loss; drops the checkpoints.
+
+    Args:
+        folder: of the cell.
+        curve: keep the averaged weights of every checkpoint that was validated, until they are scored.
 
     Raises:
         ValueError: if no checkpoint was validated.
@@ -116,10 +126,14 @@ def pick(folder: Path) -> None:
             "trainer.max_steps to a multiple of it"
         )
     best = min(common, key=lambda step: losses[step])
-    for kind in ("ema", "raw"):
-        weights = {name: value.contiguous() for name, value in load_weights(f"{saved[best]}@{kind}").items()}
-        save_file(weights, folder / f".{kind}.part")
-        (folder / f".{kind}.part").replace(folder / f"{kind}.safetensors")
+    wanted = {folder / f"{kind}.safetensors": f"{saved[best]}@{kind}" for kind in ("ema", "raw")}
+    if curve:
+        wanted |= {folder / "curve" / f"step-{step:09d}.safetensors": f"{saved[step]}@ema" for step in common}
+    for target, source in wanted.items():
+        target.parent.mkdir(exist_ok=True)
+        weights = {name: value.contiguous() for name, value in load_weights(source).items()}
+        save_file(weights, target.with_suffix(".part"))
+        target.with_suffix(".part").replace(target)
     write_json(folder / "picked.json", {"step": best, "val_loss": losses[best], "losses": losses})
     for path in (run / "checkpoints").glob("*.ckpt"):
         path.unlink()
@@ -127,42 +141,57 @@ def pick(folder: Path) -> None:
 
 def score(study: Study, cell: Cell) -> None:
     """Samples and judges every setting that has not been."""
-    import torch
-
-    from mmflow.batch import request_batches
-    from mmflow.cli import build
-    from mmflow.train.sampling import make
     from mmflow.train.weights import load_weights
 
     folder = study.folder(cell)
-    module, data = build(folder / "run" / "config.yaml")
-    judge = ShapesJudge(data.world, study.judge)
-    reference, requests = judge.reference(), judge.requests()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    module.configure_model()
-    network = module.backbone.to(device).eval()
+    scorer = Scorer(study, folder)
     for kind in study.weights:
-        network.load_state_dict(load_weights(str(folder / f"{kind}.safetensors")))
         for setting in study.settings:
             path = score_file(folder, kind, setting)
-            if path.is_file():
-                continue
-            started = time.monotonic()
-            sampling = replace(
-                module.sampling,
-                num_steps=setting.num_steps,
-                guidance_scale=setting.guidance_scale,
-                solver=solver_of(setting.solver),
-            )
-            made: dict[int, Any] = {}
-            for batch in request_batches(requests, sampling.batch_size):
-                frames = make(network, module.objective, data.encoders, batch, sampling, device)
-                made |= {request.index: each for request, each in zip(batch, frames, strict=True)}
-            numbers = judge([made[request.index] for request in requests], reference)
-            path.parent.mkdir(exist_ok=True)
-            numbers["evaluations"] = sampling.solver.evaluations(setting.num_steps)
-            write_json(path, numbers | {"seconds": round(time.monotonic() - started, 2)})
-            print(f"{kind} {setting}: score {numbers['score']:.3f}, kernel {numbers['kernel']:.3f}", flush=True)
+            if not path.is_file():
+                scorer(load_weights(str(folder / f"{kind}.safetensors")), setting, path)
+    for weights in curve_weights(folder):
+        scorer(load_weights(str(weights)), study.settings[0], weights.with_suffix(".json"))
+        weights.unlink()
+
+
+class Scorer:
+    """A cell's network, sampled and judged with any weights."""
+
+    def __init__(self, study: Study, folder: Path) -> None:
+        import torch
+
+        from mmflow.cli import build
+
+        self.module, self.data = build(folder / "run" / "config.yaml")
+        self.judge = ShapesJudge(self.data.world, study.judge)
+        self.reference = self.judge.reference()
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.module.configure_model()
+        self.network = self.module.backbone.to(self.device).eval()
+
+    def __call__(self, weights: Mapping[str, Any], setting: Setting, path: Path) -> None:
+        """Writes the numbers of these weights in one sampling setting."""
+        from mmflow.batch import request_batches
+        from mmflow.train.sampling import make
+
+        self.network.load_state_dict(weights)
+        started, requests = time.monotonic(), self.judge.requests()
+        sampling = replace(
+            self.module.sampling,
+            num_steps=setting.num_steps,
+            guidance_scale=setting.guidance_scale,
+            solver=solver_of(setting.solver),
+        )
+        made: dict[int, Any] = {}
+        for batch in request_batches(requests, sampling.batch_size):
+            frames = make(self.network, self.module.objective, self.data.encoders, batch, sampling, self.device)
+            made |= {request.index: each for request, each in zip(batch, frames, strict=True)}
+        numbers = self.judge([made[request.index] for request in requests], self.reference)
+        path.parent.mkdir(exist_ok=True)
+        numbers["evaluations"] = sampling.solver.evaluations(setting.num_steps)
+        write_json(path, numbers | {"seconds": round(time.monotonic() - started, 2)})
+        print(f"{path.stem}: score {numbers['score']:.3f}, kernel {numbers['kernel']:.3f}", flush=True)
 
 
 def solver_of(name: str) -> Any:

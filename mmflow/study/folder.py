@@ -37,7 +37,14 @@ def score_file(folder: Path, weights: str, setting: Setting) -> Path:
     return folder / "scores" / f"{name}.json"
 
 
+def curve_weights(folder: Path) -> list[Path]:
+    """Averaged weights of every checkpoint of the curve that is not scored yet."""
+    return sorted((folder / "curve").glob("step-*.safetensors"))
+
+
 def is_done(study: Study, cell: Cell) -> bool:
     """Whether nothing is left to do."""
     folder = study.folder(cell)
+    if study.curve and (not (folder / "size.json").is_file() or curve_weights(folder)):
+        return False
     return all(score_file(folder, weights, s).is_file() for weights in study.weights for s in study.settings)

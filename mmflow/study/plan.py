@@ -14,6 +14,8 @@ import yaml
 FORMULATION = "model.formulation"
 PRESETS = ("paper", "table1")
 """Named lists of values for the axis `model.formulation`: the paper's 61, and the rows of its Table 1."""
+MATCHED = {"parameters": "parameters", "flops": "step_flops"}
+"""What cells can be matched by, and its name in a cell's size."""
 SEED_KEYS = ("seed_everything", "data.seed")
 WRITES = {FORMULATION: ("model.objective.path", "model.objective.prediction", "model.objective.density")}
 """Keys that a key changes beside itself."""
@@ -77,6 +79,9 @@ class Study:
         settings: of sampling.
         weights: which are scored: `ema`, `raw`.
         judge: how much is asked.
+        matched: `parameters` or `flops` -> values of `rows` that are meant to be alike in it, the first of them the one
+            that the others are matched to.
+        curve: every checkpoint that was validated is scored too, by the first setting and averaged weights.
     """
 
     base: str
@@ -88,6 +93,8 @@ class Study:
     settings: tuple[Setting, ...] = PAPER_SETTINGS
     weights: tuple[str, ...] = ("ema", "raw")
     judge: JudgeSettings = JudgeSettings()
+    matched: dict[str, list[str]] = field(default_factory=dict)
+    curve: bool = False
 
     def __post_init__(self) -> None:
         if self.rows not in self.axes:
@@ -100,6 +107,13 @@ class Study:
             values = self.axis(name)
             if not values:
                 raise ValueError(f"axis {name!r} has no values")
+        for kind, labels in self.matched.items():
+            strange = [label for label in labels if label not in self.axis(self.rows)]
+            if kind not in MATCHED or not labels or strange:
+                raise ValueError(
+                    f"matched: {kind}: {labels} must be {' or '.join(MATCHED)} and values of the axis {self.rows!r}, "
+                    f"which has {', '.join(self.axis(self.rows))}"
+                )
 
     def axis(self, name: str) -> dict[str, dict[str, Any]]:
         """Label -> keys and values, of one axis.

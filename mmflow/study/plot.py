@@ -19,7 +19,8 @@ def family(name: str) -> str:
     return name.split("/")[0].split("(")[0]
 
 
-def _pyplot() -> Any:
+def pyplot_here() -> Any:
+    """matplotlib, drawing into files."""
     try:
         import matplotlib
 
@@ -34,7 +35,7 @@ def plot_steps(rows: Sequence[Row], by: str, path: Path, metrics: Metrics = Metr
     """Score and distance against the number of steps at the largest guidance scale: thin lines are variants, thick
     ones the best of each family at the most steps.
     """
-    pyplot = _pyplot()
+    pyplot = pyplot_here()
     largest = max(row["guidance_scale"] for row in rows)
     kept = [row for row in rows if row["guidance_scale"] == largest and row["weights"] == weights]
     names = list(dict.fromkeys(row[by] for row in kept))
@@ -65,12 +66,12 @@ def plot_steps(rows: Sequence[Row], by: str, path: Path, metrics: Metrics = Metr
     figure.suptitle(
         f"guidance {largest:g}, {weights} weights; bold: best of each family at {steps[-1]:g} steps", fontsize=9
     )
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def plot_ranks(found: Sequence[Standing], path: Path) -> Path:
     """Mean rank of every variant with its interval, best on top."""
-    pyplot = _pyplot()
+    pyplot = pyplot_here()
     figure, panel = pyplot.subplots(figsize=(7, 1.2 + 0.19 * len(found)))
     for place, each in enumerate(found):
         color = FAMILIES.get(family(each.name), OTHER)
@@ -81,11 +82,12 @@ def plot_ranks(found: Sequence[Standing], path: Path) -> Path:
     panel.invert_yaxis()
     panel.set_xlabel("mean rank over all controls, with 95 % interval")
     panel.grid(axis="x", alpha=0.3)
-    return _save(figure, path)
+    return save(figure, path)
 
 
-def _save(figure: Any, path: Path) -> Path:
+def save(figure: Any, path: Path) -> Path:
+    """Writes a figure and lets go of it."""
     figure.tight_layout()
     figure.savefig(path, dpi=130)
-    _pyplot().close(figure)
+    pyplot_here().close(figure)
     return path

@@ -54,33 +54,50 @@ def collect(study: Study) -> tuple[list[Row], list[str]]:
     return rows, missing
 
 
-def write_table(rows: Sequence[Row], folder: Path) -> Path:
-    """`table.parquet` and `table.csv`, written whole or not at all."""
+def curves(study: Study) -> list[Row]:
+    """One row per cell and checkpoint that was validated and scored: steps done, FLOPs spent, loss and scores."""
+    rows: list[Row] = []
+    for cell in study.cells():
+        folder = study.folder(cell)
+        if not (folder / "picked.json").is_file() or not (folder / "size.json").is_file():
+            continue
+        size, losses = (json.loads((folder / f"{name}.json").read_text()) for name in ("size", "picked"))
+        for path in sorted((folder / "curve").glob("step-*.json")):
+            step = int(path.stem.split("-")[1])
+            spent = {"step": step, "flops": step * size["step_flops"], "val_loss": losses["losses"][str(step)]}
+            first = study.settings[0]
+            setting = dict(zip(KEYS, ("ema", first.solver, first.num_steps, first.guidance_scale), strict=True))
+            rows.append({**cell.labels, **setting, **spent, **size, **json.loads(path.read_text())})
+    return rows
+
+
+def write_table(rows: Sequence[Row], folder: Path, name: str = "table") -> Path:
+    """`table.parquet` and `table.csv`, or of another name, written whole or not at all."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    columns = {name: [row.get(name) for row in rows] for name in names}
+    names = list(dict.fromkeys(column for row in rows for column in row))
+    columns = {column: [row.get(column) for row in rows] for column in names}
     folder.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table(columns), folder / ".table.parquet.part")
-    os.replace(folder / ".table.parquet.part", folder / "table.parquet")
-    with (folder / ".table.csv.part").open("w", newline="") as file:
+    pq.write_table(pa.table(columns), folder / f".{name}.parquet.part")
+    os.replace(folder / f".{name}.parquet.part", folder / f"{name}.parquet")
+    with (folder / f".{name}.csv.part").open("w", newline="") as file:
         writer = csv.DictWriter(file, names, restval="")
         writer.writeheader()
         writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
-    os.replace(folder / ".table.csv.part", folder / "table.csv")
-    return folder / "table.csv"
+    os.replace(folder / f".{name}.csv.part", folder / f"{name}.csv")
+    return folder / f"{name}.csv"
 
 
-def read_table(path: str | Path) -> list[Row]:
-    """The rows of a table, or of the table in a study's folder. Labels are text, everything else is a number.
+def read_table(path: str | Path, name: str = "table") -> list[Row]:
+    """The rows of a table, or of the one of that name in a study's folder. Labels are text, all else is a number.
 
     Raises:
         ValueError: if there is none, or it is none.
     """
     path = Path(path)
     if path.is_dir():
-        path = path / "table.parquet"
+        path = path / f"{name}.parquet"
     if not path.is_file():
         raise ValueError(f"no table at {path}: `study.py collect --config STUDY.yaml` writes it")
     if path.suffix == ".parquet":

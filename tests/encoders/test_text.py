@@ -89,3 +89,16 @@ def test_sizes_out_of_range(arguments: tuple[int, int, int]) -> None:
         ValueError, match="even position_width and positive sizes, got " + ", ".join(map(str, arguments))
     ):
         HashedWords(*arguments)
+
+
+def test_two_parts_say_the_caption_twice_in_words_of_their_own() -> None:
+    one, two = HashedWords(), HashedWords(parts=2)
+    captions = ["a red circle", "", "blue"]
+    features, plain = two.encode(captions), one.encode(captions)
+    assert features.lengths.tolist() == [[3, 3], [1, 1], [1, 1]]
+    assert torch.equal(features.pooled, plain.pooled)
+    first, second = features.context[:3], features.context[3:6]
+    assert torch.equal(first, plain.context[:3]) and torch.equal(first[:, 96:], second[:, 96:])
+    assert (first[:, :96] * second[:, :96]).sum(1).abs().max() < 50 < (first[:, :96] ** 2).sum(1).min()
+    assert torch.equal(features.context[6:8], torch.zeros(2, 128))
+    assert two.null(2).lengths.tolist() == [[1, 1], [1, 1]]

@@ -63,6 +63,8 @@ BAD = {
     "no values": ({"axes": {"model.formulation": []}}, ["no values"]),
     "a lone value": ({"axes": {"model.formulation": 3}}, ["list of values"]),
     "no seeds": ({"seeds": ()}, ["seed"]),
+    "matched in nothing": ({"matched": {"size": ["rf"]}}, ["size", "parameters or flops"]),
+    "matched and not there": ({"matched": {"flops": ["rf", "rff"]}}, ["rff", "rf, edm(-1.20,1.20)"]),
     "unknown weights": ({"weights": ("swa",)}, ["swa"]),
 }
 

@@ -16,7 +16,7 @@ from mmflow.study.folder import CellBusyError, is_done, lock, score_file
 from mmflow.study.launch import unfinished
 from mmflow.study.plan import Study, read_study
 from mmflow.study.standing import rank_columns
-from mmflow.study.table import collect, read_table, write_table
+from mmflow.study.table import collect, curves, read_table, write_table
 
 ROOT = Path(__file__).parent.parent.parent
 TOOL = str(ROOT / "tools" / "study.py")
@@ -55,6 +55,7 @@ def write_study(folder: Path, **changes: object) -> Path:
         },
         "settings": SETTINGS,
         "judge": {"prompts": 1, "images": 1},
+        "curve": True,
     }
     path = folder / "study.yaml"
     path.write_text(yaml.safe_dump({**content, **changes}, sort_keys=False))
@@ -75,6 +76,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for cell in study.cells():
         run_cell(study, cell)
     write_table(collect(study)[0], Path(study.out))
+    write_table(curves(study), Path(study.out), "curves")
     return folder
 
 
@@ -101,6 +103,21 @@ def test_the_table_is_tidy_in_both_formats(done: Path) -> None:
     assert [row["kernel"] for row in csv] == pytest.approx([row["kernel"] for row in rows], rel=1e-5)
     assert len({row["controls"] for row in rows}) == 1
     assert set(rank_columns(rows, "model.objective.density")) == {"all", "2 steps", "3 steps"}
+
+
+def test_a_curve_has_every_checkpoint_with_its_flops(done: Path) -> None:
+    study = read_study(done / "study.yaml")
+    rows = read_table(done / "out", "curves")
+    assert [row["step"] for row in rows] == [2, 4, 2, 4] and len({row["step_flops"] for row in rows}) == 1
+    assert all(row["flops"] == row["step"] * row["step_flops"] > 0 for row in rows)
+    for cell, own in zip(study.cells(), (rows[:2], rows[2:]), strict=True):
+        picked = json.loads((study.folder(cell) / "picked.json").read_text())
+        assert [row["val_loss"] for row in own] == pytest.approx([picked["losses"][str(n)] for n in (2, 4)], rel=1e-5)
+        # The picked checkpoint is one of the curve's, and was judged alike.
+        scored = json.loads(score_file(study.folder(cell), "ema", study.settings[0]).read_text())
+        (same,) = [row for row in own if row["step"] == picked["step"]]
+        assert same["kernel"] == pytest.approx(scored["kernel"], rel=1e-4, abs=1e-6)
+        assert not list((study.folder(cell) / "curve").glob("*.safetensors"))
 
 
 def test_what_is_done_is_not_done_again_and_what_is_lost_is(done: Path) -> None:
@@ -205,7 +222,9 @@ def test_the_commands_rank_and_plot(done: Path) -> None:
     assert "LogitNormal" in said and "50 steps" not in said and "3 steps" in said and "=" in said
     assert "nowhere" in tool("rank", done / "nowhere", fails=True)
     tool("plot", done / "out", "--out", done / "figures")
-    assert all((done / "figures" / name).stat().st_size > 10_000 for name in ("steps.png", "ranks.png"))
+    tool("plot", done / "out", "--out", done / "figures", "--kind", "curves")
+    names = ("steps.png", "ranks.png", "curves.png")
+    assert all((done / "figures" / name).stat().st_size > 10_000 for name in names)
 
 
 @pytest.mark.slow
