@@ -12,6 +12,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from mmflow.data.module import FlowData
 from mmflow.flow import adaptive, formulations  # noqa: F401 - `adaptive` for its short name on the command line
+from mmflow.model import crossdit, dit, mmdit3, uvit  # noqa: F401 - for their short names on the command line
 from mmflow.train.checkpoint import Checkpoints
 from mmflow.train.ema import Ema
 from mmflow.train.interference import Interference
@@ -19,6 +20,7 @@ from mmflow.train.loggers import RunCsv, RunWandb, wandb_id
 from mmflow.train.module import FlowModule
 from mmflow.train.predictions import Predictions
 from mmflow.train.previews import Previews
+from mmflow.train.probes import AttentionProbes
 from mmflow.train.progress import TrainingBar
 from mmflow.train.run import RunRecord, make_writable, start
 from mmflow.train.scores import Scores
@@ -60,6 +62,7 @@ FORCED = {
     "scores": Scores,
     "predictions": Predictions,
     "interference": Interference,
+    "probes": AttentionProbes,
 }
 """Callbacks that every run has, under their own keys."""
 

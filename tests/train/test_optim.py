@@ -167,3 +167,19 @@ def test_warm_up_and_decay_multiply() -> None:
     assert LrSchedule(10, "linear").factor(4, 0.5) == pytest.approx(0.25)
     with pytest.raises(ValueError, match="decay_from in"):
         LrSchedule(decay_from=1.0)
+
+
+def test_adamw_keeps_fp32_state_under_bf16_and_moves_where_gradients_are_tiny() -> None:
+    """eps 1e-15 (section 5.3.2): a gradient of 1e-11 moves its weight by the learning rate; 1e-8 would hold it."""
+    network = nn.Linear(4, 4)
+    optimizer = AdamW(lr=1e-3, weight_decay=0.0).build(network, torch.bfloat16)
+    before = network.weight.detach().clone()
+    with torch.autocast("cpu", torch.bfloat16):
+        out = network(torch.full((2, 4), 1.0))
+    assert out.dtype == torch.bfloat16
+    (1e-11 * out.float().sum()).backward()
+    optimizer.step()
+    torch.testing.assert_close(before - network.weight, torch.full((4, 4), 1e-3), rtol=1e-2, atol=0)
+    state = [value for each in optimizer.state.values() for value in each.values()]
+    assert len(state) == 6 and all(value.dtype == torch.float32 for value in state)
+    assert AdamW().eps == 1e-15
