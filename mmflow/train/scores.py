@@ -128,7 +128,8 @@ def table(scores: dict[str, Any]) -> Table:
         if name in scores:
             s = scores[name]
             held = "\n".join(
-                f"{split} {x['value']:.2f} ({x['low']:.2f} - {x['high']:.2f})" for split, x in s.get("held_out", {}).items()
+                f"{split} {x['value']:.2f} ({x['low']:.2f} - {x['high']:.2f})"
+                for split, x in s.get("held_out", {}).items()
             )
             interval = f"{s['low']:.2f} - {s['high']:.2f}"
             chance = f"{s['chance']:.2f}" if "chance" in s else ""
