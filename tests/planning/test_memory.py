@@ -1,0 +1,77 @@
+"""Planned memory against that of real steps, followed by torch's memory tracker."""
+
+import pytest
+import torch
+from torch.distributed._tools.mem_tracker import MemTracker
+
+from mmflow.batch import Conditioning
+from mmflow.model.design import Design
+from mmflow.model.mmdit import MMDiT
+from mmflow.planning.memory import FP32, RankMemory, Shape, StepMemory, rank_memory, scaled, step_memory
+from tests.conftest import features
+
+CPU = torch.device("cpu")
+RUNS = {
+    "pictures": (2, Design(), [Shape(3, (1, 16, 16), 6)], None),
+    "pictures in bf16": (2, Design(), [Shape(3, (1, 16, 16), 6)], torch.bfloat16),
+    "pictures and clips": (3, Design(), [Shape(2, (1, 16, 8), 4), Shape(1, (4, 16, 16), 9)], None),
+    "two attentions in bf16": (3, Design(dual_attention_blocks=2), [Shape(2, (1, 16, 16), 5)], torch.bfloat16),
+    "the paper's way to video": (2, Design(temporal="added"), [Shape(1, (4, 8, 16), 7)], None),
+}
+
+
+def build(depth: int, design: Design, device: str) -> MMDiT:
+    with torch.device(device):
+        return MMDiT(depth, 4, 32, 24, 2, (2, 2, 2), 8, design=design)
+
+
+def measured(model: MMDiT, shapes: list[Shape], dtype: torch.dtype | None) -> int:
+    """Peak of a real step on the CPU beside the weights, in bytes."""
+    z = tuple(torch.randn(s.samples, 4, *s.latents) for s in shapes)
+    words = [s.words for s in shapes for _ in range(s.samples)]
+    tracker = MemTracker()
+    tracker.track_external(model)
+    with tracker, torch.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None):
+        outputs = model(z, torch.rand(len(words)), Conditioning(features(words, 32, 24)))
+        loss = sum((out.float().square().mean() for out in outputs), torch.zeros(()))
+        del outputs
+        loss.backward()
+    peak = tracker.get_tracker_snapshot("peak")[CPU]
+    return max(peak.values()) - sum(p.numel() * FP32 for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_the_planned_peak_is_that_of_a_real_step(name: str) -> None:
+    depth, design, shapes, dtype = RUNS[name]
+    planned = step_memory(build(depth, design, "meta"), shapes, dtype)
+    real = build(depth, design, "cpu")
+    assert planned.peak == pytest.approx(measured(real, shapes, dtype), rel=0.1)
+    assert 0 < planned.saved <= planned.peak
+
+
+def test_planning_leaves_the_model_without_memory_and_as_it_was() -> None:
+    model = build(2, Design(), "meta")
+    before = dict(model.named_parameters())
+    step_memory(model, [Shape(1, (1, 8, 8), 3)], None)
+    assert dict(model.named_parameters()).keys() == before.keys()
+    assert all(p is before[name] and p.is_meta for name, p in model.named_parameters())
+
+
+def test_activations_grow_with_the_samples_and_shards_divide_what_is_held() -> None:
+    model = build(2, Design(), "meta")
+    one, four = (step_memory(model, [Shape(n, (1, 16, 16), 6)], None) for n in (1, 4))
+    assert four.saved == pytest.approx(4 * one.saved, rel=0.05)
+    weights = FP32 * sum(p.numel() for p in model.parameters())
+    step = StepMemory(peak=1000, saved=700, passing=100)
+    whole = rank_memory(model, step, moments=2 * weights, averages=1, shards=1, half=True, frozen=5)
+    assert whole == RankMemory(weights, 2 * weights, weights, 1000, 0, 5)
+    cut = rank_memory(model, step, moments=2 * weights, averages=1, shards=4, half=True, frozen=5)
+    assert (cut.weights, cut.moments, cut.step) == (weights / 4, weights / 2, 800 + weights / 4)
+    block = max(sum(p.numel() for p in b.parameters()) for b in model.blocks)
+    assert cut.gathered == block * 8
+
+
+def test_a_mix_is_scaled_as_a_whole() -> None:
+    shapes = [Shape(6, (1, 8, 8), 3), Shape(2, (2, 8, 8), 3)]
+    assert [s.samples for s in scaled(shapes, 16)] == [12, 4]
+    assert [s.samples for s in scaled(shapes, 1)] == [1, 1]
