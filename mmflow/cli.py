@@ -19,11 +19,13 @@ from mmflow.train.interference import Interference
 from mmflow.train.loggers import RunCsv, RunWandb, wandb_id
 from mmflow.train.module import FlowModule
 from mmflow.train.predictions import Predictions
+from mmflow.train.preference import Preference
 from mmflow.train.previews import Previews
 from mmflow.train.probes import AttentionProbes
 from mmflow.train.progress import TrainingBar
 from mmflow.train.run import RunRecord, make_writable, start
 from mmflow.train.scores import Scores
+from mmflow.train.signals import Signals
 from mmflow.train.throughput import Throughput
 from mmflow.train.weights import find_checkpoint, load_checkpoint
 
@@ -59,6 +61,8 @@ FORCED = {
     "ema": Ema,
     "checkpoints": Checkpoints,
     "previews": Previews,
+    "signals": Signals,
+    "preference": Preference,
     "scores": Scores,
     "predictions": Predictions,
     "interference": Interference,

@@ -29,7 +29,7 @@ EXCEPTIONS = {
 }
 CONFINED = {
     "decord": {"data/decode.py"},
-    "matplotlib": {"study/plot.py"},
+    "matplotlib": {"study/plot.py", "report/plot.py"},
     "xformers": {"model/attention.py"},
     "wandb": {"train/loggers.py"},
 }

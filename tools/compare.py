@@ -1,7 +1,9 @@
-"""Is B better than A? From what runs have left; nothing is trained or sampled.
+"""Is B better than A, and does the loss say what the scores say? From what runs have left; nothing is trained.
 
 python tools/compare.py RUN_A RUN_B                paired test of validation losses on the samples and noise they share
 python tools/compare.py RUN@ema:4000 RUN@raw:8000  weights and steps of either; else the newest, averaged where both are
+python tools/compare.py --correlate RUN...         loss against each score over the checkpoints of one or several runs
+python tools/compare.py --report RUN --out F.md    a run's charts, table and what predicted what: a page with figures
 """
 
 import argparse
@@ -62,10 +64,63 @@ def table(found: Comparison, a: str, b: str) -> Table:
     return grid
 
 
+def correlate(args: argparse.Namespace) -> int:
+    """Prints agreement of losses and scores, the best predictors and the checkpoint to keep."""
+    from mmflow.metrics.evidence import gather_evidence
+    from mmflow.train.preference import plain
+
+    runs = [Path(run) for run in args.runs]
+    evidence = gather_evidence(runs, args.weights)
+    found = plain(evidence)
+    counts = ", ".join(f"{name} {len(steps)}" for name, steps in found["checkpoints"].items())
+    console.print(escape(f"checkpoints both validated and scored: {counts}; {evidence.kind} weights"), soft_wrap=True)
+    if not found["agreement"]:
+        number = len(evidence.points)
+        raise ValueError(f"{number} checkpoints are too few to correlate, or no score moved: 8 are the least")
+    grid = Table(title="Agreement: minus the correlation of loss and score", title_justify="left")
+    for name in ("score", "loss", "coefficient", "agreement", "95 %", "n", "worth"):
+        grid.add_column(name, justify="left" if name in ("score", "loss", "coefficient") else "right")
+    for r in found["agreement"]:
+        if " t=" not in r["stratum"]:
+            interval = f"{r['low']:+.2f} to {r['high']:+.2f}"
+            names = [escape(r[name]) for name in ("score", "stratum", "coefficient")]
+            grid.add_row(*names, f"{r['agreement']:+.2f}", interval, str(r["n"]), f"{r['effective']:.1f}")
+    console.print(grid)
+    if len(runs) == 1:
+        console.print("one run: its checkpoints drift together; several runs say more")
+    for line in [each["said"] for each in found["recommendations"]] + found["refused"]:
+        console.print(escape(line), soft_wrap=True)
+    if args.out is not None:
+        from mmflow.report.plot import depth_of, plot_scatter
+
+        depths = dict(zip(evidence.runs, map(depth_of, runs), strict=True))
+        known = {name: depth for name, depth in depths.items() if depth is not None}
+        path = plot_scatter(evidence, known if len(known) == len(depths) else None, args.out)
+        console.print(f"figure  {escape(str(path))}", soft_wrap=True)
+    return 0
+
+
+def report(args: argparse.Namespace) -> int:
+    """Writes the page of a run."""
+    from mmflow.report.page import write_page
+
+    if len(args.runs) != 1:
+        raise ValueError(f"a report is of one run, got {len(args.runs)}")
+    run = Path(args.runs[0])
+    page = write_page(run, args.out or run / "signals.md")
+    console.print(f"page  {escape(str(page))}", soft_wrap=True)
+    return 0
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     top.add_argument("runs", nargs="+", help="run directories, or files of their surface/")
+    does = top.add_mutually_exclusive_group()
+    does.add_argument("--correlate", action="store_true", help="loss against scores")
+    does.add_argument("--report", action="store_true", help="write the page of one run")
+    top.add_argument("--weights", choices=("ema", "raw"), help="correlate: averaged where all have them, if not given")
+    top.add_argument("--out", type=Path, help="report: the page; correlate: a PNG of scores against loss")
     return top
 
 
@@ -73,6 +128,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Does what is asked; errors in what the user gave end with one message."""
     args = parser().parse_args(arguments)
     try:
+        if args.correlate:
+            return correlate(args)
+        if args.report:
+            return report(args)
         if len(args.runs) != 2:
             raise ValueError(f"a comparison takes two runs, got {len(args.runs)}")
         return compare_losses(*args.runs)

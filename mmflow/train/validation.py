@@ -67,12 +67,8 @@ class Validation:
 
 def charts(run: Path, step: int, kind: str) -> dict[str, Chart]:
     """Per medium: loss against t, one curve per validated step up to this one."""
-    paths = {at: path for at, path in surface_paths(run).items() if at <= step}
-    steps = list(paths)
-    chosen = (
-        steps if len(steps) <= CURVES else [steps[round(i * (len(steps) - 1) / (CURVES - 1))] for i in range(CURVES)]
-    )
-    surfaces = [read_surface(paths[at]) for at in chosen]
+    paths = [path for at, path in surface_paths(run).items() if at <= step]
+    surfaces = [read_surface(paths[i]) for i in spread(len(paths), CURVES)]
     found = {}
     for medium in MEDIA:
         rows = [

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from mmflow.metrics.loss_surface import LossSurface
 from mmflow.metrics.surface_file import surface_path, write_surface
+from tests.metrics.test_evidence import QUALITY, plant
 from tests.metrics.test_paired import surfaces
 
 ROOT = Path(__file__).parents[2]
@@ -59,3 +60,35 @@ def test_what_does_not_compare_is_refused(said, runs: tuple[Path, Path], tmp_pat
     assert "different identity" in (text := said(runs[0], tmp_path / "c", fails=True)) and "seed: 0 -> 3" in text
     assert "holds no surface" in said(runs[0], tmp_path, fails=True)
     assert "takes two runs" in said(runs[0], fails=True)
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two runs of different depth whose picture loss says what their score is."""
+    folder = tmp_path_factory.mktemp("scored")
+    runs = []
+    for depth in (2, 4):
+        run = plant(folder / f"d{depth}", 0.1 * depth + 0.2 * QUALITY, seed=depth)
+        (run / "config.yaml").write_text(f"model: {{backbone: {{init_args: {{depth: {depth}}}}}}}")
+        runs.append(run)
+    return runs
+
+
+def test_correlation_across_runs(said, scored: list[Path], tmp_path: Path) -> None:
+    text = said("--correlate", *scored, "--out", tmp_path / "scatter.png")
+    assert "d2 24, d4 24; ema weights" in text and "kendall" in text
+    assert "good: predicted best by picture" in text and "Keep d4 at step" in text
+    assert (tmp_path / "scatter.png").stat().st_size > 10_000
+    text = said("--correlate", scored[0])
+    assert "one run: its checkpoints drift together" in text
+
+
+def test_a_report_is_a_page_with_figures(said, scored: list[Path], tmp_path: Path) -> None:
+    said("--report", scored[0], "--out", tmp_path / "docs" / "signals.md")
+    page = (tmp_path / "docs" / "signals.md").read_text()
+    assert "# Signals of `d2`" in page and "a model of depth 2" in page and "Keep d2 at step" in page
+    assert "| picture |" in page and "| good | " in page
+    for name in ("losses", "surface", "scores", "scatter"):
+        assert f"(signals/{name}.png)" in page
+        assert (tmp_path / "docs" / "signals" / f"{name}.png").stat().st_size > 5_000
+    assert "of one run, got 2" in said("--report", *scored, fails=True)

@@ -79,3 +79,7 @@ def test_scores_of_the_checkpoint_itself_stay(tmp_path: Path) -> None:
     logger.cut_back(3)
     with (tmp_path / "metrics.csv").open(newline="") as file:
         assert [(row["step"], row["geneval/overall"]) for row in csv.DictReader(file)] == [("2", ""), ("3", "0.5")]
+
+
+def test_a_directory_without_an_id_takes_that_of_the_checkpoint_it_continues(tmp_path: Path) -> None:
+    assert wandb_id(tmp_path / "new", saved="12ab34cd") == "12ab34cd" == wandb_id(tmp_path / "new", saved="other")
