@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmflow.metrics.geneval import TASKS, exact, judge
+from mmflow.metrics.detector import ShapesDetector
+from mmflow.metrics.geneval import TASKS, Found, exact, judge
 from mmflow.metrics.interval import Interval, bootstrap, wilson
 from mmflow.metrics.motion import consistency, judge_motion, smooth
-from mmflow.shapes.detector import KNOWN, Detection, detect
 from mmflow.shapes.tracking import Track, follow
 from mmflow.shapes.world import World
 
@@ -19,9 +19,9 @@ Frames = NDArray[np.uint8]
 Score = dict[str, float | int]
 
 
-def _look(world: World, frames: Frames, median: bool) -> list[Detection]:
+def _look(world: World, frames: Frames, median: bool) -> list[Found]:
     """The objects of a picture, or of the middle frame of a clip that answers a picture's prompt."""
-    return detect(frames[len(frames) // 2], shapes=world.shapes, colors=world.colors, median=median)
+    return ShapesDetector(world, median).objects([frames[len(frames) // 2]])[0]
 
 
 def _watch(world: World, frames: Frames, median: bool) -> list[Track]:
@@ -29,8 +29,7 @@ def _watch(world: World, frames: Frames, median: bool) -> list[Track]:
 
 
 def correct(world: World, metadata: Metadata, frames: Frames, median: bool = False) -> tuple[bool, str]:
-    """Does a sample do what its prompt asks, and if not, why. Soft IoU is no calibrated confidence:
-    GenEval's 0.9 for counting is replaced by the detector's own threshold.
+    """Does a sample do what its prompt asks, and if not, why.
 
     Args:
         world: whose shapes and colours are looked for.
@@ -40,7 +39,7 @@ def correct(world: World, metadata: Metadata, frames: Frames, median: bool = Fal
     """
     if metadata["tag"] == "motion":
         return judge_motion(metadata, _watch(world, frames, median))
-    return judge(metadata, _look(world, frames, median), count_threshold=KNOWN - 1e-9)
+    return judge(metadata, _look(world, frames, median), count_threshold=ShapesDetector.count_threshold)
 
 
 class _Ledger:
@@ -95,7 +94,7 @@ def score_shapes(world: World, samples: Iterable[tuple[Metadata, Frames]], media
             ledger.add("motion/smooth", prompt, smooth(tracks))
         else:
             found = _look(world, frames, median)
-            right, _ = judge(metadata, found, count_threshold=KNOWN - 1e-9)
+            right, _ = judge(metadata, found, count_threshold=ShapesDetector.count_threshold)
             ledger.add(f"geneval/{tag}", prompt, right)
             ledger.add(f"exact/{tag}", prompt, right and exact(metadata, found))
     result = {
