@@ -215,8 +215,8 @@ def parser() -> argparse.ArgumentParser:
         sub.add_argument("table", help="table.csv, table.parquet, or the study's folder")
         sub.add_argument("--config", type=Path, help="the study's YAML: every cell of it must be in the table")
         sub.add_argument("--by", help="column to rank; the first one if not given")
-        sub.add_argument("--score", default="score", help="column to maximise")
-        sub.add_argument("--distance", default="kernel", help="column to minimise: kernel or frechet")
+        sub.add_argument("--score", default="score", help="column to maximise: score, or clip_score")
+        sub.add_argument("--distance", default="kernel", help="column to minimise: kernel, frechet, clip_kernel")
         sub.set_defaults(function=verb)
     verbs.choices["plot"].add_argument(
         "--kind", choices=("ranks", "curves"), default="ranks", help="curves: of a study with `curve: true`"

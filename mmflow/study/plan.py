@@ -42,11 +42,13 @@ class JudgeSettings:
         prompts: per task of GenEval.
         images: per prompt.
         seed: of the choice of prompts and of the noise.
+        clip: a CLIP's folder: adds the columns clip_score, clip_frechet and clip_kernel.
     """
 
     prompts: int = 20
     images: int = 2
     seed: int = 0
+    clip: str | None = None
 
 
 @dataclass(frozen=True)
