@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 
 from mmflow.batch import Conditioning, TextFeatures
+from mmflow.model.block import MMDiTBlock
 from mmflow.model.mmdit import MMDiT
 
 FP32 = 4
@@ -30,42 +31,117 @@ class Shape:
 
 @dataclass(frozen=True)
 class StepMemory:
-    """Bytes of one micro-step on a rank that holds the whole model, beside its weights.
+    """Bytes of one micro-step on a rank, beside the weights.
 
     Attributes:
-        peak: the most there is at any moment: saved for backward, passing, and the gradients so far.
-        saved: saved for backward when the forward pass ends.
+        saved: saved for backward when the forward pass ends, copies of the weights in the computing dtype included.
         passing: short-lived at the peak.
+        copies: of the weights among `saved`.
+        gradients: of all weights, fp32.
     """
 
-    peak: int
-    saved: int
-    passing: int
+    saved: float
+    passing: float
+    copies: float
+    gradients: float
+
+    @property
+    def peak(self) -> float:
+        """The most there is at any moment. Backward frees and adds block by block, so it is at one of its ends."""
+        return max(self.saved, self.gradients) + self.passing
+
+    def __add__(self, other: "StepMemory") -> "StepMemory":
+        return StepMemory(
+            self.saved + other.saved,
+            max(self.passing, other.passing),
+            self.copies + other.copies,
+            self.gradients + other.gradients,
+        )
+
+    def times(self, count: float) -> "StepMemory":
+        """Of so many equal blocks."""
+        return StepMemory(
+            self.saved * count, self.passing if count else 0.0, self.copies * count, self.gradients * count
+        )
+
+
+@dataclass(frozen=True)
+class Line:
+    """A micro-step's memory as it grows: what there is `at` so many samples, and what `each` further one adds."""
+
+    samples: int
+    at: StepMemory
+    each: StepMemory
+
+    def of(self, samples: float) -> StepMemory:
+        """With so many samples of the same mix."""
+        more = samples - self.samples
+        return StepMemory(
+            self.at.saved + more * self.each.saved,
+            self.at.passing + more * self.each.passing,
+            self.at.copies,
+            self.at.gradients,
+        )
+
+
+def memory_line(model: MMDiT, shapes: Sequence[Shape], dtype: torch.dtype | None) -> Line:
+    """From a step with the mix once and one with it twice."""
+    once = step_memory(model, shapes, dtype)
+    twice = step_memory(model, [replace(shape, samples=2 * shape.samples) for shape in shapes], dtype)
+    samples = sum(shape.samples for shape in shapes)
+    grown = StepMemory((twice.saved - once.saved) / samples, (twice.passing - once.passing) / samples, 0.0, 0.0)
+    return Line(samples, once, grown)
 
 
 def step_memory(model: MMDiT, shapes: Sequence[Shape], dtype: torch.dtype | None) -> StepMemory:
     """Follows one forward and backward; takes seconds and no memory, whatever the model's size.
+
+    Blocks of one kind take the same: two models are followed for each kind, with one of its blocks and with two.
 
     Args:
         model: on the meta device; its forward may recompute activations. It is not changed.
         shapes: the micro-step.
         dtype: of autocast; None computes in fp32.
     """
+    *inner, last = model.blocks
+    kinds: dict[bool, list[nn.Module]] = {}
+    for block in inner:
+        assert isinstance(block, MMDiTBlock)
+        kinds.setdefault(block.visual.own is not None, []).append(block)
+    whole = model.blocks
+    try:
+        firsts = [blocks[0] for blocks in kinds.values()]
+        base = _followed(model, [*firsts, last], shapes, dtype)
+        total = base
+        for blocks in kinds.values():
+            if len(blocks) > 1:
+                two = _followed(model, [*firsts, blocks[1], last], shapes, dtype)
+                one = StepMemory(
+                    two.saved - base.saved, two.passing, two.copies - base.copies, two.gradients - base.gradients
+                )
+                total = total + one.times(len(blocks) - 1)
+        return total
+    finally:
+        model.blocks = whole
+
+
+def _followed(
+    model: MMDiT, blocks: Sequence[nn.Module], shapes: Sequence[Shape], dtype: torch.dtype | None
+) -> StepMemory:
+    """One step of the model with these blocks only."""
+    model.blocks = nn.ModuleList(blocks)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
+    real = dict(model.named_parameters())
     with mode:
-        fakes = {
-            name: nn.Parameter(torch.empty(p.shape, device=HOST), requires_grad=p.requires_grad)
-            for name, p in model.named_parameters()
-        }
-    real = {name: p for name, p in model.named_parameters()}
+        fakes = {name: nn.Parameter(torch.empty(p.shape, device=HOST)) for name, p in real.items()}
     _swap(model, fakes)
     try:
-        return _followed(model, shapes, dtype, mode)
+        return _tracked(model, shapes, dtype, mode)
     finally:
         _swap(model, real)
 
 
-def _followed(model: MMDiT, shapes: Sequence[Shape], dtype: torch.dtype | None, mode: FakeTensorMode) -> StepMemory:
+def _tracked(model: MMDiT, shapes: Sequence[Shape], dtype: torch.dtype | None, mode: FakeTensorMode) -> StepMemory:
     total = sum(shape.samples for shape in shapes)
     words = [shape.words for shape in shapes for _ in range(shape.samples)]
     with mode:
@@ -76,19 +152,22 @@ def _followed(model: MMDiT, shapes: Sequence[Shape], dtype: torch.dtype | None, 
     text = TextFeatures(context, torch.tensor(words, dtype=torch.int64).reshape(-1, 1), pooled)
     tracker = MemTracker()
     tracker.track_external(model)
-    with tracker, torch.autocast(HOST, dtype or torch.bfloat16, enabled=dtype is not None):
-        outputs = model(z, t, Conditioning(text))
-        loss = sum((out.float().square().mean() for out in outputs), torch.zeros(()))
-        del outputs
+    with tracker:
+        with torch.autocast(HOST, dtype or torch.bfloat16, enabled=dtype is not None):
+            outputs = model(z, t, Conditioning(text))
+            loss = sum((out.float().square().mean() for out in outputs), torch.zeros(()))
+            del outputs
         weights = _bytes(tracker, "current", "PARAM")
         saved = _bytes(tracker, "current", "Total") - weights
         loss.backward()  # type: ignore[no-untyped-call]
-    return StepMemory(_bytes(tracker, "peak", "Total") - weights, saved, _bytes(tracker, "peak", "TEMP"))
+    matrices = sum(p.numel() for p in model.parameters() if p.ndim > 1)
+    copies = 0 if dtype is None else 2 * matrices
+    return StepMemory(saved, _bytes(tracker, "peak", "TEMP"), copies, weights)
 
 
 def _bytes(tracker: MemTracker, when: str, kind: str) -> int:
     found = tracker.get_tracker_snapshot(when)[torch.device(HOST)]
-    return next(value for name, value in found.items() if str(name).split(".")[-1] == kind)
+    return next(int(value) for name, value in found.items() if str(name).split(".")[-1] == kind)
 
 
 def _swap(model: nn.Module, parameters: dict[str, nn.Parameter]) -> None:
@@ -111,7 +190,8 @@ class RankMemory:
 
     @property
     def total(self) -> float:
-        return sum(vars(self).values())
+        """All of it."""
+        return self.weights + self.moments + self.averages + self.step + self.gathered + self.frozen
 
 
 def rank_memory(
@@ -129,14 +209,8 @@ def rank_memory(
         frozen: bytes of frozen networks.
     """
     weights = FP32 * sum(p.numel() for p in model.parameters())
-    own = step.peak if shards == 1 else step.saved + step.passing + weights / shards
+    own = step.peak if shards == 1 else max(step.saved - step.copies, weights / shards) + step.passing
     # Two blocks are gathered at a time, one of which is computed with; its gradients are whole before they are cut.
     largest = max(sum(p.numel() for p in block.parameters()) for block in model.blocks)
     gathered = 0.0 if shards == 1 else largest * (2 * (2 if half else FP32) + FP32)
     return RankMemory(weights / shards, moments / shards, averages * weights / shards, own, gathered, frozen)
-
-
-def scaled(shapes: Sequence[Shape], samples: int) -> tuple[Shape, ...]:
-    """The mix of `shapes` with about this many samples in all, at least one of each."""
-    total = sum(shape.samples for shape in shapes)
-    return tuple(replace(s, samples=max(1, round(s.samples * samples / total))) for s in shapes)

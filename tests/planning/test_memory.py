@@ -7,15 +7,15 @@ from torch.distributed._tools.mem_tracker import MemTracker
 from mmflow.batch import Conditioning
 from mmflow.model.design import Design
 from mmflow.model.mmdit import MMDiT
-from mmflow.planning.memory import FP32, RankMemory, Shape, StepMemory, rank_memory, scaled, step_memory
+from mmflow.planning.memory import FP32, RankMemory, Shape, StepMemory, memory_line, rank_memory, step_memory
 from tests.conftest import features
 
 CPU = torch.device("cpu")
 RUNS = {
-    "pictures": (2, Design(), [Shape(3, (1, 16, 16), 6)], None),
-    "pictures in bf16": (2, Design(), [Shape(3, (1, 16, 16), 6)], torch.bfloat16),
+    "pictures": (4, Design(), [Shape(6, (1, 16, 16), 6)], None),
+    "pictures in bf16": (4, Design(), [Shape(6, (1, 16, 16), 6)], torch.bfloat16),
     "pictures and clips": (3, Design(), [Shape(2, (1, 16, 8), 4), Shape(1, (4, 16, 16), 9)], None),
-    "two attentions in bf16": (3, Design(dual_attention_blocks=2), [Shape(2, (1, 16, 16), 5)], torch.bfloat16),
+    "two attentions in bf16": (5, Design(dual_attention_blocks=3), [Shape(2, (1, 16, 16), 5)], torch.bfloat16),
     "the paper's way to video": (2, Design(temporal="added"), [Shape(1, (4, 8, 16), 7)], None),
 }
 
@@ -31,10 +31,11 @@ def measured(model: MMDiT, shapes: list[Shape], dtype: torch.dtype | None) -> in
     words = [s.words for s in shapes for _ in range(s.samples)]
     tracker = MemTracker()
     tracker.track_external(model)
-    with tracker, torch.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None):
-        outputs = model(z, torch.rand(len(words)), Conditioning(features(words, 32, 24)))
-        loss = sum((out.float().square().mean() for out in outputs), torch.zeros(()))
-        del outputs
+    with tracker:
+        with torch.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None):
+            outputs = model(z, torch.rand(len(words)), Conditioning(features(words, 32, 24)))
+            loss = sum((out.float().square().mean() for out in outputs), torch.zeros(()))
+            del outputs
         loss.backward()
     peak = tracker.get_tracker_snapshot("peak")[CPU]
     return max(peak.values()) - sum(p.numel() * FP32 for p in model.parameters())
@@ -57,21 +58,22 @@ def test_planning_leaves_the_model_without_memory_and_as_it_was() -> None:
     assert all(p is before[name] and p.is_meta for name, p in model.named_parameters())
 
 
-def test_activations_grow_with_the_samples_and_shards_divide_what_is_held() -> None:
+def test_activations_grow_with_the_samples_in_a_line() -> None:
     model = build(2, Design(), "meta")
-    one, four = (step_memory(model, [Shape(n, (1, 16, 16), 6)], None) for n in (1, 4))
-    assert four.saved == pytest.approx(4 * one.saved, rel=0.05)
+    line = memory_line(model, [Shape(1, (1, 16, 16), 6)], None)
+    four = step_memory(model, [Shape(4, (1, 16, 16), 6)], None)
+    assert line.of(4).saved == pytest.approx(four.saved, rel=0.05)
+    assert line.of(4).gradients == four.gradients == FP32 * sum(p.numel() for p in model.parameters())
+
+
+def test_shards_divide_what_is_held_and_gather_two_blocks() -> None:
+    model = build(2, Design(), "meta")
     weights = FP32 * sum(p.numel() for p in model.parameters())
-    step = StepMemory(peak=1000, saved=700, passing=100)
+    step = StepMemory(saved=2.0 * weights, passing=100, copies=weights / 2, gradients=weights)
     whole = rank_memory(model, step, moments=2 * weights, averages=1, shards=1, half=True, frozen=5)
-    assert whole == RankMemory(weights, 2 * weights, weights, 1000, 0, 5)
+    assert whole == RankMemory(weights, 2 * weights, weights, 2 * weights + 100, 0, 5)
     cut = rank_memory(model, step, moments=2 * weights, averages=1, shards=4, half=True, frozen=5)
-    assert (cut.weights, cut.moments, cut.step) == (weights / 4, weights / 2, 800 + weights / 4)
+    assert (cut.weights, cut.moments, cut.step) == (weights / 4, weights / 2, 1.5 * weights + 100)
     block = max(sum(p.numel() for p in b.parameters()) for b in model.blocks)
     assert cut.gathered == block * 8
-
-
-def test_a_mix_is_scaled_as_a_whole() -> None:
-    shapes = [Shape(6, (1, 8, 8), 3), Shape(2, (2, 8, 8), 3)]
-    assert [s.samples for s in scaled(shapes, 16)] == [12, 4]
-    assert [s.samples for s in scaled(shapes, 1)] == [1, 1]
+    assert cut.total == cut.weights + cut.moments + cut.averages + cut.step + cut.gathered + cut.frozen

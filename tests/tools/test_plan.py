@@ -1,0 +1,47 @@
+"""tools/plan.py as its users call it."""
+
+from pathlib import Path
+
+import pytest
+
+from mmflow.model.design import Design
+from mmflow.planning.hardware import GB, gpu_of
+from mmflow.planning.memory import Shape
+from mmflow.planning.plan import Job, job_line, ways, wire_bytes
+from tests.planning.test_memory import build
+from tools.plan import main
+
+ROOT = Path(__file__).parent.parent.parent
+CONFIG = str(ROOT / "configs" / "quickstart.yaml")
+
+
+def test_a_plan_says_what_a_run_costs_and_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--config", CONFIG, "--gpus", "2", "--gpu", "mine:16:10", "--trainer.max_steps", "1000"]) == 0
+    said = capsys.readouterr().out
+    for words in ("1.2 M parameters", "a step of 32 samples", "FLOPs a step", "1,000 steps", "DDP", "shards of 2"):
+        assert words in said
+    assert "take DDP: 32 samples = 2 ranks x 1 micro-steps of up to 16" in said
+
+
+def test_what_cannot_fit_is_refused_with_what_can(capsys: pytest.CaptureFixture[str]) -> None:
+    small = ["--config", CONFIG, "--gpus", "1", "--gpu", "tiny:0.012:1"]
+    assert main(small) == 1
+    assert "nothing fits 1 x tiny" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["h1000", "mine:80", "mine:80:-1", "mine:a:b"])
+def test_an_unknown_gpu_is_asked_for_its_numbers(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--config", CONFIG, "--gpus", "1", "--gpu", name]) == 1
+    assert "give another by its numbers" in capsys.readouterr().err
+    assert gpu_of("mine:96:500:100").link == 100 * GB
+
+
+def test_bytes_on_the_wire_in_closed_form() -> None:
+
+    model = build(2, Design(), "meta")
+    job = Job(model, (Shape(1, (1, 16, 16), 6),), 64, None, 0.0, 1, 0.0, half=True)
+    assert wire_bytes(job, 1, 1, 1) == 0
+    assert wire_bytes(job, 8, 1, 5) == pytest.approx(2 * 7 / 8 * job.weights)
+    assert wire_bytes(job, 8, 8, 2) == pytest.approx(2 * 7 / 8 * 2 * job.weights)
+    assert wire_bytes(job, 16, 8, 1) == pytest.approx(7 / 8 * 2 * job.weights + 2 * job.weights / 2 / 8)
+    assert [fit.shards for fit in ways(job, job_line(job), 16, gpu_of("h100"))] == [1, 8, 16]
