@@ -103,8 +103,8 @@ def test_a_checkpoint_of_another_depth(trained: Path, tmp_path: Path, capfd: Sai
 
 
 def test_other_data_cannot_be_continued(trained: Path, capfd: Said) -> None:
-    said = refused_fit(capfd, trained, "--ckpt_path", "last", "--data.batch_size", 4, "--trainer.max_steps", 2)
-    assert "batch_size: 8 -> 4" in said and "--model.init_from" in said
+    said = refused_fit(capfd, trained, "--ckpt_path", "last", "--data.seed", 4, "--trainer.max_steps", 2)
+    assert "seed: 0 -> 4" in said and "--model.init_from" in said
 
 
 def test_pickles_are_not_run(tmp_path: Path, capfd: Said) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 from torch.utils.data import DataLoader
 
+from mmflow.data.deal import Dealing
 from mmflow.data.decode import decode_clip, decode_picture
 from mmflow.data.index import build_index
 from mmflow.data.places import Medium, Places, choose_places
@@ -57,7 +58,9 @@ def _through_loader(source: ShardSource) -> float:
     plan = Plan([source], [1.0], BATCH, end=source.size)
     reader = ShareReader([source], Draws(0, 0.1, True), lambda t, h, w: (16, t, h // 8, w // 8))
     start = time.perf_counter()
-    read = sum(len(batch) for batch in DataLoader(reader, sampler=ShareSampler(plan, 0, 0, 1, 1), batch_size=None))
+    read = sum(
+        len(batch) for batch in DataLoader(reader, sampler=ShareSampler(plan, 0, 0, Dealing(1)), batch_size=None)
+    )
     assert read == source.size
     return time.perf_counter() - start
 

@@ -103,10 +103,15 @@ def write_manifest(folder: str | Path) -> Manifest:
     """
     folder = str(folder)
     manifest = Manifest(tuple(summarize(read_index(f"{folder.rstrip('/')}/{name}")) for name in tars_in(folder)))
+    write_whole(f"{folder.rstrip('/')}/{NAME}", as_json(manifest))
+    return manifest
+
+
+def as_json(manifest: Manifest) -> bytes:
+    """The file's text."""
     totals = {name: getattr(manifest, name) for name in ("samples", "pictures", "clips", "digest")}
     content = {"format": FORMAT, **totals, "shards": [asdict(shard) for shard in manifest.shards]}
-    write_whole(f"{folder.rstrip('/')}/{NAME}", json.dumps(content, indent=1).encode())
-    return manifest
+    return json.dumps(content, indent=1).encode()
 
 
 def read_manifest(folder: str | Path) -> Manifest:

@@ -12,8 +12,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from mmflow.batch import Request
 from mmflow.data.decode import UnreadableSample
+from mmflow.data.exclude import NOTHING, Excluded
+from mmflow.data.interleave import Interleave
 from mmflow.data.places import Medium, Part, choose_places
-from mmflow.data.plan import Interleave
 from mmflow.data.shard import expand_shards
 from mmflow.data.source import AbstractSource, Framing, ShapesSource, ShardSource
 from mmflow.data.store import DIRECT, Store
@@ -76,6 +77,7 @@ class Mix:
         framing: shapes of the samples.
         seed: of the order, crops and first frames.
         store: how tars are read that lie elsewhere.
+        excluded: samples not to use.
     """
 
     world: World
@@ -85,6 +87,7 @@ class Mix:
     framing: Framing
     seed: int
     store: Store = DIRECT
+    excluded: Excluded = NOTHING
 
     def media(self) -> list[tuple[Medium, float]]:
         """The media that are asked for, with their shares."""
@@ -171,6 +174,8 @@ class Mix:
         for source in [*self.val[0], *self.train[0]]:
             for nth in range(left[source.medium] if source.size is None else min(left[source.medium], source.size)):
                 item = source.locate(0, nth, nth)
+                if self.excluded(item):
+                    continue
                 try:
                     caption = source.caption(item)
                 except UnreadableSample:

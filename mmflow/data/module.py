@@ -11,6 +11,7 @@ from mmflow.batch import LEVELS, Batch, Conditioning, Request, Whole, request_ba
 from mmflow.data.cache import CacheMode
 from mmflow.data.cache_use import CacheUse
 from mmflow.data.caption_mix import CaptionMix
+from mmflow.data.exclude import Excluded
 from mmflow.data.known import KnownShares
 from mmflow.data.ledger import Ledger
 from mmflow.data.legal import check_clips_and_colours, check_counts, check_multiple, check_shapes, check_shares
@@ -21,10 +22,13 @@ from mmflow.data.question import question
 from mmflow.data.reader import Draws, ShareReader, ShareSampler
 from mmflow.data.requests import check_request, read_requests
 from mmflow.data.source import AbstractSource, Framing
+from mmflow.data.step_size import StepSize, make_cost
 from mmflow.data.store import DIRECT, Store
+from mmflow.data.training import Training
 from mmflow.data.transform import ASPECTS, buckets
 from mmflow.encoders.autoencoder import AbstractAutoencoder, RgbAutoencoder
 from mmflow.encoders.bundle import Encoders
+from mmflow.encoders.lengths import context_tokens
 from mmflow.encoders.text import AbstractTextEncoder, HashedWords
 from mmflow.shapes.world import World
 
@@ -39,7 +43,11 @@ class FlowData(pl.LightningDataModule):
             list of {shards, weight}, whose weights are shares of the samples.
         val_shards: likewise; without them a hash-chosen 1 % of the training samples is held out.
         clip_share: share of clips among the samples; 0 is pictures only, 1 clips only.
-        batch_size: samples per optimizer step over all ranks and micro-steps.
+        batch_size: samples per optimizer step over all ranks and micro-steps; 64 where step_budget is not stated.
+        step_budget: cost of an optimizer step in place of batch_size. A sample of n tokens costs n + n^2 / (6 width).
+        tokens_per_device: the most tokens of a rank at once; accumulation follows from it. null leaves both to you.
+        packing: `packed` mixes all shapes in a step, `bucketed` makes steps of one shape.
+        exclude: shards: a text file of samples not to use, a KEY or SHARD/KEY a line; no other sample moves.
         resolution: shards: side of the square whose area every picture and frame is brought to. Pixels.
         aspects: shards: aspect ratios (width / height) of the buckets.
         multiple: shards: height and width are multiples of this: autoencoder stride x patch size.
@@ -77,7 +85,11 @@ class FlowData(pl.LightningDataModule):
         train_shards: str | list[str] | list[ShardGroup] | None = None,
         val_shards: str | list[str] | list[ShardGroup] | None = None,
         clip_share: float = 0.5,
-        batch_size: int = 64,
+        batch_size: int | None = None,
+        step_budget: float | None = None,
+        tokens_per_device: int | None = None,
+        packing: Literal["packed", "bucketed"] = "packed",
+        exclude: str | None = None,
         resolution: int = 256,
         aspects: list[float] = list(ASPECTS),  # noqa: B006 - jsonargparse shows the default; it is never changed
         multiple: int = 16,
@@ -107,14 +119,16 @@ class FlowData(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         check_shares(clip_share=clip_share, caption_dropout=caption_dropout)
-        at_least_one = {"batch_size": batch_size, "frames": frames, "epochs": 1 if epochs is None else epochs}
-        check_counts(1, **at_least_one, prompt_frames=prompt_frames, val_batch_size=val_batch_size)
+        passes = 1 if epochs is None else epochs
+        check_counts(1, frames=frames, epochs=passes, prompt_frames=prompt_frames, val_batch_size=val_batch_size)
         check_counts(0, val_samples=val_samples, num_workers=num_workers)
         check_clips_and_colours(fps, background, decode_timeout)
         self.encoders = Encoders(autoencoder, text_encoder)
         self.world, self.clip_share = world, clip_share
         self.is_shapes = train_shards is None
-        self.batch_size, self.val_samples, self.val_batch_size = batch_size, val_samples, val_batch_size
+        self.step_size = StepSize.of(batch_size, step_budget, tokens_per_device, packing)
+        self.batch_size = self.step_size.chunk
+        self.val_samples, self.val_batch_size = val_samples, val_batch_size
         self.resolution, self.frames, self.fps = resolution, frames, fps
         self.epochs = epochs
         self.prompts, self.prompt_frames, self.prompt_seed = prompts, prompt_frames, prompt_seed
@@ -131,14 +145,20 @@ class FlowData(pl.LightningDataModule):
                 self.sizes = buckets(resolution**2, tuple(aspects), multiple)
             except ValueError as error:
                 raise ValueError(f"data.resolution {resolution}, data.multiple {multiple}: {error}") from error
-        self.position = 0
         self.ledger = Ledger(max_bad_fraction)
-        mixed = CaptionMix(tuple(captions.items()))
-        framing = Framing(self.sizes, self.frames, self.fps, crops == "random", background, mixed, decode_timeout)
+        framing = Framing(
+            self.sizes,
+            self.frames,
+            self.fps,
+            crops == "random",
+            background,
+            CaptionMix(tuple(captions.items())),
+            decode_timeout,
+        )
         self.cache_use = CacheUse(cache, None if self.is_shapes else cache_folder, framing, known.gives)
-        self.mix = Mix(world, train_shards, val_shards, clip_share, framing, seed, store)
+        self.mix = Mix(world, train_shards, val_shards, clip_share, framing, seed, store, Excluded.read(exclude))
         self._restored: dict[str, Any] | None = None
-        self._train_plan: Plan | None = None
+        self._training: Training | None = None
         self._train_sources: list[AbstractSource] = []
 
     def setup(self, stage: str) -> None:
@@ -151,81 +171,57 @@ class FlowData(pl.LightningDataModule):
         check_shapes(self.mix.shapes(), self.encoders.latent_shape, backbone.check_shape)
         if stage == "fit":
             self.draws.known.check(backbone.takes_known, self.clip_share)
-            sources, weights = self.mix.train
-            self._train_sources = self.cache_use.wrap(sources)
-            self.ledger.size = sum(source.size or 0 for source in self._train_sources) or None
-            if self.epochs is not None and self.is_shapes:
-                raise ValueError("data.epochs needs shards: the shapes world never ends. Use trainer.max_steps")
-            end = None if self.epochs is None else self.epochs * (self.ledger.size or 0)
-            self._train_plan = Plan(self._train_sources, weights, self.batch_size, end=end)
-            if end is not None:
-                self._end_after(self._train_plan.num_steps(end))
+            self._train_sources = self.cache_use.wrap(self.mix.train[0])
+            costs = make_cost(self.encoders.latent_shape, backbone, context_tokens(self.encoders.text))
+            trainer: Any = self.trainer
+            layout = trainer.world_size, trainer.accumulate_grad_batches
+            self._training = Training(self.mix, self.step_size, costs, self.epochs, *layout)
+            trainer.accumulate_grad_batches = self._training.dealing.accumulate
+            self.ledger.size = self._training.size
             self._take_up()
 
-    def _end_after(self, num_steps: int) -> None:
+    def _end_after(self, num_steps: int | None) -> None:
         """Ends the run after so many optimizer steps, counted from its start, unless `max_steps` ends it before."""
-        loop: Any = self.trainer.fit_loop.epoch_loop  # type: ignore[union-attr]
-        loop.max_steps = num_steps if loop.max_steps < 0 else min(num_steps, loop.max_steps)
+        if num_steps is not None:
+            loop: Any = self.trainer.fit_loop.epoch_loop  # type: ignore[union-attr]
+            loop.max_steps = num_steps if loop.max_steps < 0 else min(num_steps, loop.max_steps)
 
-    # --- the place in the plan -----------------------------------------------------------------------------------
-
-    def _identity(self) -> dict[str, Any]:
-        """What makes the order what it is; a run is continued only on the same."""
-        assert self._train_plan is not None
-        return {
-            "seed": self.seed,
-            "batch_size": self.batch_size,
-            "window": self._train_plan.window,
-            "clip_share": self.clip_share,
-            "source": self.mix.name(),
-            "sizes": [source.size for source in self._train_sources],
-        }
+    @property
+    def position(self) -> int:
+        """Place in the plan where the next step begins."""
+        return 0 if self._training is None else self._training.order.position
 
     def state_dict(self) -> dict[str, Any]:
-        if self._train_plan is None:
-            return {}
-        return {"position": self.position, "plan": self._identity(), "samples": self.ledger.total()}
+        return {} if self._training is None else {**self._training.order.state(), "samples": self.ledger.total()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._restored = state_dict
-        if self._train_plan is not None:
+        if self._training is not None:
             self._take_up()
 
     def _take_up(self) -> None:
-        """Continues at the checkpoint's place.
+        """Continues at the checkpoint's place, if there is one, and settles where the run ends."""
+        training = self._training
+        assert training is not None
+        if self._restored:
+            training.take_up(self._restored)
+            # The checkpoint holds the counts of all ranks; one of them carries them on.
+            self.ledger.counts = Counter(self._restored["samples"] if self.trainer.global_rank == 0 else {})  # type: ignore[union-attr]
+        self._end_after(training.num_steps)
 
-        Raises:
-            ValueError: if the order is not the one that the checkpoint counts in.
-        """
-        if not self._restored:
-            return
-        own, theirs = self._identity(), self._restored["plan"]
-        changed = [f"{name}: {theirs.get(name)} -> {own[name]}" for name in own if own[name] != theirs.get(name)]
-        if changed:
-            raise ValueError(
-                "the data of this run changed, so its place in the order means nothing:\n  "
-                + "\n  ".join(changed)
-                + "\nContinue with the old values, or start a new run from its weights: --model.init_from RUN"
-            )
-        self.position = self._restored["position"]
-        # The checkpoint holds the counts of all ranks; one of them carries them on.
-        self.ledger.counts = Counter(self._restored["samples"] if self.trainer.global_rank == 0 else {})  # type: ignore[union-attr]
+    def describe(self) -> list[str]:
+        """What is trained on and in which steps, in lines for people."""
+        return [] if self._training is None else self._training.describe()
 
     # --- loaders ---------------------------------------------------------------------------------------------------
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """This rank's micro-steps from the current place on."""
-        assert self._train_plan is not None and self.trainer is not None
+        assert self._training is not None and self.trainer is not None
+        order = self._training.order
         return self._loader(
             ShareReader(self._train_sources, self.draws, self.encoders.latent_shape),
-            ShareSampler(
-                self._train_plan,
-                self.position,
-                self.trainer.global_rank,
-                self.trainer.world_size,
-                self.trainer.accumulate_grad_batches,
-                endless=True,
-            ),
+            ShareSampler(order.plan, order.position, self.trainer.global_rank, self._training.dealing, endless=True),
         )
 
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
@@ -237,7 +233,8 @@ class FlowData(pl.LightningDataModule):
         if not sum(nums):
             return []
         plan = Plan(sources, nums, self.batch_size)
-        cut = portions([plan.item(p) for p in range(sum(nums))], self.val_batch_size // len(LEVELS))
+        items = [item for item in map(plan.item, range(sum(nums))) if not self.mix.excluded(item)]
+        cut = portions(items, self.val_batch_size // len(LEVELS))
         draws = dataclasses.replace(self.draws, caption_dropout=0.0, low_discrepancy=False, known=KnownShares())
         return self._loader(
             ShareReader(sources, draws, self.encoders.latent_shape, LEVELS),
@@ -295,8 +292,8 @@ class FlowData(pl.LightningDataModule):
         assert self.trainer is not None
         if self.trainer.training:
             self.ledger.record(batch)
-            if batch.closes_step:
-                self.position = batch.next_position
+            if batch.closes_step and self._training is not None:
+                self._training.order.advance(batch.next_position)
         return self.encoded(batch)
 
     def encoded(self, batch: Batch) -> Batch:

@@ -1,17 +1,19 @@
 """The global order of the data: a pure function of the seed, and the place in it one integer.
 
 Position p of the plan belongs to one source, by an interleave that keeps the shares of pictures and clips exact to
-within a sample over any stretch, and to one sample of it, by the source's own order. Steps are `batch_size`
-neighbouring positions; they never straddle a window, so a window's leftovers form a short step. World size, workers and
-prefetch do not enter: they only decide who reads what.
+within a sample over any stretch, and to one sample of it, by the source's own order. A step is a run of neighbouring
+positions, or, in buckets, samples of one shape out of one window; it never straddles a window, so a window's leftovers
+form short steps. World size, workers and prefetch do not enter: they only decide who reads what.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
+from functools import lru_cache
 from typing import Protocol, runtime_checkable
 
+from mmflow import draws
 from mmflow.batch import Key
+from mmflow.data.interleave import Interleave
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class Step:
 
     items: tuple[Item, ...]
     next_position: int
+    shape: tuple[int, int, int] = (1, 1, 1)
+    """Of some sample of the step, also where all of them are excluded."""
 
 
 @runtime_checkable
@@ -49,40 +53,50 @@ class Locator(Protocol):
         """The nth sample, counted over all passes, that the plan takes from this source."""
 
 
-class Interleave:
-    """Which source position p goes to: each source in turn takes its share of what is left; closed form, so any p costs
-    the same.
+@dataclass(frozen=True)
+class Filling:
+    """What fills a step.
 
-    Of k sources none is ever k - 1 samples from its share over any stretch, so two are exact to within a sample.
-    Three or more with any shares cannot be.
-
-    Args:
-        weights: share of each source, non-negative, not all zero.
-
-    Raises:
-        ValueError: for negative weights or a sum of zero.
+    Attributes:
+        batch_size: samples, or None where a budget fills it.
+        budget: cost; a step takes samples until the next would exceed it, and always one.
+        cost: of a sample.
+        bucketed: all samples of a step have one shape; the steps of a window are shuffled.
+        seed: of that shuffle.
     """
 
-    def __init__(self, weights: Sequence[float]) -> None:
-        if not weights or min(weights) < 0 or sum(weights) <= 0:
-            raise ValueError(f"weights must be non-negative with a positive sum, got {list(weights)}")
-        total = sum(weights)
-        exact = [Fraction(weight / total).limit_denominator(1_000_000) for weight in weights]
-        self._shares = [weight / rest if (rest := sum(exact[i:])) else Fraction(0) for i, weight in enumerate(exact)]
+    batch_size: int | None = None
+    budget: float | None = None
+    cost: Callable[[Item], float] | None = None
+    bucketed: bool = False
+    seed: int = 0
 
-    def __call__(self, position: int) -> tuple[int, int]:
-        """(source, how many earlier positions went to the same source)."""
-        for source, share in enumerate(self._shares):
-            before, after = _quota(position, share), _quota(position + 1, share)
-            if after > before:
-                return source, before
-            position -= before
-        raise AssertionError("the shares of all sources fill every position")
+    def __post_init__(self) -> None:
+        if (self.batch_size is None) == (self.budget is None):
+            raise ValueError(f"a step has a batch_size or a budget, got {self.batch_size} and {self.budget}")
+        if self.batch_size is not None and self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+        if self.budget is not None and (self.budget <= 0 or self.cost is None):
+            raise ValueError(f"a budget must be positive and needs costs, got {self.budget}")
+
+    def cut(self, items: Iterator[Item]) -> Iterator[list[Item]]:
+        """Consecutive items in steps, each as full as it may be."""
+        taken: list[Item] = []
+        spent = 0.0
+        for item in items:
+            price = 0.0 if self.budget is None or self.cost is None else self.cost(item)
+            full = len(taken) == self.batch_size if self.budget is None else spent + price > self.budget
+            if taken and full:
+                yield taken
+                taken, spent = [], 0.0
+            taken.append(item)
+            spent += price
+        if taken:
+            yield taken
 
 
-def _quota(position: int, share: Fraction) -> int:
-    """How many of the first `position` places a share of them gets: rounded, so that it errs by at most a half."""
-    return (2 * position * share.numerator + share.denominator) // (2 * share.denominator)
+STEPS_PER_WINDOW, POSITIONS_PER_WINDOW = 64, 4096
+"""A window's length if none is stated: of steps of so many samples, or where a budget fills them."""
 
 
 class Plan:
@@ -91,9 +105,11 @@ class Plan:
     Args:
         sources: objects with `locate(source, nth, position) -> Item`.
         weights: share of samples of each.
-        batch_size: samples per optimizer step over all ranks.
+        filling: what fills a step; a number is samples per optimizer step over all ranks.
         window: positions per window; a step never straddles two. A multiple of `batch_size` leaves no short steps.
-        end: positions in all, or None for an endless plan.
+        end: where the plan ends, or None for an endless one.
+        first: position of its first sample; greater than 0 where other plans came before.
+        excluded: samples to leave out; the others stay in the steps where they were.
 
     Raises:
         ValueError: for a batch_size or window below 1, or unusable weights.
@@ -103,30 +119,68 @@ class Plan:
         self,
         sources: Sequence[Locator],
         weights: Sequence[float],
-        batch_size: int,
+        filling: Filling | int,
         window: int | None = None,
         end: int | None = None,
+        first: int = 0,
+        excluded: Callable[[Item], bool] | None = None,
     ) -> None:
-        window = 64 * batch_size if window is None else window
-        if batch_size < 1 or window < 1:
-            raise ValueError(f"batch_size and window must be at least 1, got {batch_size} and {window}")
-        self._sources, self._interleave = sources, Interleave(weights)
-        self.batch_size, self.window, self.end = batch_size, window, end
+        self.filling = Filling(filling) if isinstance(filling, int) else filling
+        size = self.filling.batch_size
+        window = (POSITIONS_PER_WINDOW if size is None else STEPS_PER_WINDOW * size) if window is None else window
+        if window < 1:
+            raise ValueError(f"a window must have at least 1 position, got {window}")
+        self._sources, self.interleave = sources, Interleave(weights)
+        self.window, self.end, self.first, self._excluded = window, end, first, excluded
+        self._in_buckets = lru_cache(maxsize=2)(self._steps_in_buckets)
 
     def item(self, position: int) -> Item:
         """The sample at a place of the plan."""
-        source, nth = self._interleave(position)
+        source, nth = self.interleave(position - self.first)
         return self._sources[source].locate(source, nth, position)
 
     def step(self, position: int) -> Step | None:
-        """The step that starts at `position`; None at the end of the plan."""
-        edge = (position // self.window + 1) * self.window
-        stop = min(position + self.batch_size, edge)
-        if self.end is not None:
-            stop = min(stop, self.end)
+        """The step that starts at `position`; None at the end of the plan.
+
+        Raises:
+            ValueError: if, in buckets, no step starts there.
+        """
+        start, stop = self._window_of(position)
         if stop <= position:
             return None
-        return Step(tuple(self.item(p) for p in range(position, stop)), stop)
+        if self.filling.bucketed:
+            steps = self._in_buckets(start, stop)
+            if position not in steps:
+                raise ValueError(f"no step starts at position {position}")
+            return self._planned(*steps[position])
+        items = next(self.filling.cut(self.item(p) for p in range(position, stop)))
+        return self._planned(items, position + len(items))
+
+    def _window_of(self, position: int) -> tuple[int, int]:
+        """First position of a window, and the first after it."""
+        start = position - (position - self.first) % self.window
+        stop = start + self.window
+        return start, stop if self.end is None else min(stop, self.end)
+
+    def _steps_in_buckets(self, start: int, stop: int) -> dict[int, tuple[list[Item], int]]:
+        """By its place, each step of a window, and the place of the next. Samples keep their positions; places count
+        the samples of the steps before.
+        """
+        groups: dict[tuple[int, int, int], list[Item]] = {}
+        for position in range(start, stop):
+            item = self.item(position)
+            groups.setdefault(item.shape, []).append(item)
+        steps = [items for shape in sorted(groups) for items in self.filling.cut(iter(groups[shape]))]
+        order = draws.generator(self.filling.seed, "buckets", (start,), 0).permutation(len(steps)).tolist()
+        placed, place = {}, start
+        for i in order:
+            placed[place] = steps[i], place + len(steps[i])
+            place += len(steps[i])
+        return placed
+
+    def _planned(self, items: list[Item], next_position: int) -> Step:
+        kept = items if self._excluded is None else [item for item in items if not self._excluded(item)]
+        return Step(tuple(kept), next_position, items[0].shape)
 
     def steps(self, position: int) -> Iterator[Step]:
         """All steps from `position` on."""
@@ -134,45 +188,18 @@ class Plan:
             yield step
             position = step.next_position
 
-    def num_steps(self, positions: int) -> int:
-        """Optimizer steps that the first `positions` places make."""
-        full, rest = divmod(positions, self.window)
-        per_window = -(-self.window // self.batch_size)
-        return full * per_window + -(-rest // self.batch_size)
+    def num_steps(self, start: int, stop: int) -> int:
+        """Optimizer steps from one place to another. Where shapes decide, the index of all between them is read."""
+        if self.filling.bucketed or self.filling.batch_size is None:
+            count = 0
+            while start < stop and (step := self.step(start)) is not None:
+                start, count = step.next_position, count + 1
+            return count
 
+        def before(position: int) -> int:
+            full, rest = divmod(position - self.first, self.window)
+            size = self.filling.batch_size
+            assert size is not None
+            return full * -(-self.window // size) + -(-rest // size)
 
-@dataclass(frozen=True)
-class Share:
-    """One rank's part of one micro-step."""
-
-    items: tuple[Item, ...]
-    planned: int
-    next_position: int
-    closes_step: bool
-    shape: tuple[int, int, int]
-    """Of some sample of the step: what a rank with nothing to read makes its group of none in."""
-
-
-def deal(step: Step, rank: int, world_size: int, accumulate: int) -> list[Share]:
-    """The micro-steps of one rank: the step's samples, largest first, dealt to and fro so that every hand weighs alike.
-
-    Every rank gets the same number of micro-steps; some may be empty. Within a micro-step samples are sorted by
-    shape, so
-    that equal shapes form one dense group.
-    """
-    hands: list[list[Item]] = [[] for _ in range(world_size * accumulate)]
-    largest_first = sorted(step.items, key=lambda item: (-item.shape[0] * item.shape[1] * item.shape[2], item.position))
-    for i, item in enumerate(largest_first):
-        turn, place = divmod(i, len(hands))
-        hands[place if turn % 2 == 0 else -1 - place].append(item)
-    own = hands[rank::world_size]
-    return [
-        Share(
-            items=tuple(sorted(hand, key=lambda item: (item.shape, item.position))),
-            planned=len(step.items),
-            next_position=step.next_position,
-            closes_step=i == accumulate - 1,
-            shape=step.items[0].shape,
-        )
-        for i, hand in enumerate(own)
-    ]
+        return max(0, before(stop) - before(start))

@@ -6,7 +6,8 @@ from typing import final
 
 from torch.utils.data import Sampler
 
-from mmflow.data.plan import Item, Share
+from mmflow.data.deal import Share
+from mmflow.data.plan import Item
 
 
 def portions(items: Sequence[Item], limit: int) -> list[Share]:

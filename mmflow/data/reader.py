@@ -12,9 +12,10 @@ from torch.utils.data import Dataset, Sampler
 
 from mmflow import draws
 from mmflow.batch import Batch, Hole, Sample
+from mmflow.data.deal import Dealing, Share
 from mmflow.data.decode import UnreadableSample
 from mmflow.data.known import KnownShares
-from mmflow.data.plan import Plan, Share, deal
+from mmflow.data.plan import Plan
 from mmflow.data.source import AbstractSource
 from mmflow.said import Said
 
@@ -189,23 +190,20 @@ class ShareSampler(Sampler[Share]):
         plan: the order.
         position: where a step begins.
         rank: of this process.
-        world_size: number of processes.
-        accumulate: micro-steps per step.
+        dealing: how a step is dealt over ranks and micro-steps.
         endless: states no true length even where the plan ends. Lightning compares the length with all batches since
             the run began, so that a continued run would end too soon.
     """
 
-    def __init__(
-        self, plan: Plan, position: int, rank: int, world_size: int, accumulate: int, endless: bool = False
-    ) -> None:
+    def __init__(self, plan: Plan, position: int, rank: int, dealing: Dealing, endless: bool = False) -> None:
         self.plan, self.position, self.endless = plan, position, endless
-        self.rank, self.world_size, self.accumulate = rank, world_size, accumulate
+        self.rank, self.dealing = rank, dealing
 
     def __len__(self) -> int:
         if self.endless or self.plan.end is None:
             return ENDLESS
-        return (self.plan.num_steps(self.plan.end) - self.plan.num_steps(self.position)) * self.accumulate
+        return self.plan.num_steps(self.position, self.plan.end) * self.dealing.accumulate
 
     def __iter__(self) -> Iterator[Share]:
         for step in self.plan.steps(self.position):
-            yield from deal(step, self.rank, self.world_size, self.accumulate)
+            yield from self.dealing(step, self.rank)

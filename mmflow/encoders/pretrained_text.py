@@ -195,7 +195,7 @@ class TransformersEncoder(AbstractTextEncoder):
         device: Place = "same",
     ) -> None:
         self._network = TextNetwork(path, "", "", _any_text_model, max_length, dtype, device)
-        self.pooled, self._declared = pooled, token_width
+        self.pooled, self._declared, self.max_tokens = pooled, token_width, max_length
         # Not called `width`: a configuration that goes over from HashedWords would carry that one along.
         here = self._network.is_here()
         self.token_width = self._found_width() if token_width is None or here else token_width

@@ -86,17 +86,13 @@ def describe(trainer: pl.Trainer, pl_module: Any) -> list[str]:
     """What this run is, in a few lines for people."""
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     parameters = sum(p.numel() for p in pl_module.backbone.parameters())
-    step = f"step: {data.batch_size} samples over {trainer.world_size} rank(s)"
-    if trainer.accumulate_grad_batches > 1:
-        step += f" x {trainer.accumulate_grad_batches} micro-steps"
     return [
         f"run: {trainer.default_root_dir}" + (f", continued from {trainer.ckpt_path}" if trainer.ckpt_path else ""),
         f"model: {type(pl_module.backbone).__name__}, {parameters / 1e6:.1f} M parameters, "
         f"{'bf16' if pl_module.autocast_dtype else 'fp32'} on {pl_module.device.type}",
         *(pl_module.start_lines if trainer.ckpt_path is None else []),
-        *data.mix.describe(),
+        *data.describe(),
         *data.cache_use.lines(data.batch_size),
-        step,
         *verdict(obstacles(pl_module, data.encoders)),
     ]
 

@@ -48,7 +48,7 @@ def test_a_tar_is_not_opened_before_its_samples_are_due(tmp_path: Path, workers:
         os.write(log, b"set up\n")
         due: dict[str, list[int]] = {}
         for share in range(TARS):
-            for item in data._train_plan.step(2 * share).items:
+            for item in data._training.order.plan.step(2 * share).items:
                 due.setdefault(f"{item.key[1]}.tar", []).append(share)
         loader = iter(data.train_dataloader())
         for _ in range(TARS):

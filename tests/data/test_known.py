@@ -5,8 +5,9 @@ from collections import Counter
 import pytest
 import torch
 
+from mmflow.data.deal import Share
 from mmflow.data.known import IN_TIME, KnownShares, unknown_pixels
-from mmflow.data.plan import Item, Share
+from mmflow.data.plan import Item
 from mmflow.data.reader import Draws, ShareReader
 from mmflow.data.source import ShapesSource
 from mmflow.shapes.world import World

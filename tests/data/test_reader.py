@@ -10,9 +10,10 @@ from torch.utils.data import DataLoader
 
 from mmflow import draws
 from mmflow.batch import LEVELS, Batch, Sample
+from mmflow.data.deal import Dealing, Share
 from mmflow.data.decode import UnreadableSample
 from mmflow.data.places import Medium
-from mmflow.data.plan import Item, Plan, Share
+from mmflow.data.plan import Filling, Item, Plan
 from mmflow.data.reader import ENDLESS, Draws, ShareReader, ShareSampler
 from mmflow.data.source import AbstractSource
 
@@ -50,13 +51,18 @@ def latent_shape(frames: int, height: int, width: int) -> tuple[int, int, int, i
 
 
 def batches(
-    ranks: int = 1, workers: int = 0, accumulate: int = 1, reader: ShareReader | None = None, end: int = 53
+    ranks: int = 1,
+    workers: int = 0,
+    accumulate: int = 1,
+    reader: ShareReader | None = None,
+    end: int = 53,
+    bucketed: bool = False,
 ) -> Iterator[Batch]:
     """All batches of all ranks, of a plan of `end` places with short steps."""
-    plan = Plan(SOURCES, (0.6, 0.4), batch_size=6, window=20, end=end)
+    plan = Plan(SOURCES, (0.6, 0.4), Filling(6, bucketed=bucketed), window=20, end=53)
     reader = reader or ShareReader(SOURCES, DRAWS, latent_shape)
     for rank in range(ranks):
-        sampler = ShareSampler(plan, 0, rank, ranks, accumulate)
+        sampler = ShareSampler(plan, 0, rank, Dealing(ranks, accumulate))
         context = "fork" if workers else None
         yield from DataLoader(
             reader, sampler=sampler, batch_size=None, num_workers=workers, multiprocessing_context=context
@@ -79,9 +85,12 @@ def alone() -> dict[tuple, tuple]:
     return by_key(batches())
 
 
-@pytest.mark.parametrize(("ranks", "workers", "accumulate"), [(1, 3, 1), (2, 0, 1), (2, 2, 1), (3, 0, 2)])
-def test_every_draw_is_the_same_on_every_layout(alone, ranks: int, workers: int, accumulate: int) -> None:
-    found = by_key(batches(ranks, workers, accumulate))
+@pytest.mark.parametrize("bucketed", [False, True])
+@pytest.mark.parametrize(("ranks", "workers", "accumulate"), [(1, 1, 1), (1, 3, 1), (2, 0, 1), (2, 2, 1), (3, 0, 2)])
+def test_every_draw_is_the_same_on_every_layout(
+    alone, ranks: int, workers: int, accumulate: int, bucketed: bool
+) -> None:
+    found = by_key(batches(ranks, workers, accumulate, bucketed=bucketed))
     assert found.keys() == alone.keys()
     for key, (u, caption, eps, pixels) in alone.items():
         assert found[key][:2] == (u, caption)
@@ -160,9 +169,13 @@ def test_validation_reads_a_sample_once_for_all_levels_with_noise_of_its_own_at_
 def test_the_sampler_states_its_length() -> None:
     ends, endless = (Plan(SOURCES, (1, 1), 6, 20, end) for end in (53, None))
     for position in (0, 6, 18, 20, 53):
-        sampler = ShareSampler(ends, position, 0, 2, 3)
+        sampler = ShareSampler(ends, position, 0, Dealing(2, 3))
         assert len(sampler) == len(list(sampler))
-    assert len(ShareSampler(endless, 0, 0, 1, 1)) == len(ShareSampler(ends, 0, 0, 1, 1, endless=True)) == ENDLESS
+    assert (
+        len(ShareSampler(endless, 0, 0, Dealing(1)))
+        == len(ShareSampler(ends, 0, 0, Dealing(1), endless=True))
+        == ENDLESS
+    )
 
 
 def test_each_of_several_encoders_is_dropped_on_its_own() -> None:
