@@ -50,8 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     console = Console(width=None if Console().is_terminal else 140)
-    for line in _work(plan, given.gpus, gpu, given.mfu):
-        console.print(line, highlight=False)
+    for said in _work(plan, given.gpus, gpu, given.mfu):
+        console.print(said, highlight=False)
     console.print(_layouts(fits, gpu))
     for note in plan.notes:
         console.print(f"  assumed: {note}", highlight=False)

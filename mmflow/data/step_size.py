@@ -4,7 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from mmflow.data.cost import Cost, Shape, micro_steps
 from mmflow.data.deal import Dealing
@@ -185,6 +185,7 @@ def shares_of_compute(plan: Plan, costs: Cost, first: int, samples: int = 2048) 
     ]
 
 
+@runtime_checkable
 class Model(Protocol):
     """What planning asks of a model."""
 
