@@ -16,7 +16,7 @@ class AttentionProbes(Callback):
 
     `attention/max_logit_last` and `attention/entropy_last` are means over the last blocks, where the paper saw logits
     grow and entropy collapse without QK-norm; `..._all` are means over all blocks. One more forward pass without
-    gradients each time, in the training precision, on rank 0's samples.
+    gradients each time, in the training precision; the numbers are those of rank 0's samples.
 
     Args:
         every_n_steps: optimizer steps between probes; 0 makes none.
@@ -31,19 +31,17 @@ class AttentionProbes(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if (
-            not self.every_n_steps
-            or not batch.closes_step
-            or trainer.global_step % self.every_n_steps
-            or not len(batch)
-        ):
+        if not self.every_n_steps or not batch.closes_step or trainer.global_step % self.every_n_steps:
             return
         module: Any = pl_module
         with torch.no_grad(), module.autocast(), probed(module.backbone) as probe:
             t = module.objective.time(batch.u, batch.latents)
             module.objective.at(module.backbone, batch.latents, batch.conditioning, t, batch.eps)
-        values = summary(probe.blocks, self.last_blocks)
-        pl_module.log_dict(values, batch_size=1, rank_zero_only=True)
+        # A rank whose bag is empty goes along, since the others may wait for it, and has nothing to say.
+        values = summary(probe.blocks, self.last_blocks) if len(batch) else {}
+        for logger in trainer.loggers if values else ():
+            # At once: Lightning's own log would repeat them at every step until the next ones.
+            logger.log_metrics(values, trainer.global_step)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, Throughput):
                 callback.pause()
