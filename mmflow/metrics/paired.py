@@ -96,7 +96,8 @@ def compare(a: LossSurface, b: LossSurface, kinds: tuple[str, str]) -> Compariso
         kinds: weights of each, `ema` or `raw`.
 
     Raises:
-        ValueError: if the questions differ, weights were not measured, or fewer than 8 samples are shared.
+        ValueError: if the questions differ, weights were not measured, fewer than 8 samples are shared, or a loss is
+            not finite.
     """
     require_same(a.question, b.question, "the two validations")
     for surface, kind in zip((a, b), kinds, strict=True):
@@ -111,6 +112,12 @@ def compare(a: LossSurface, b: LossSurface, kinds: tuple[str, str]) -> Compariso
         )
     of_a, of_b = np.array(pairs).T
     x, y = a.losses(kinds[0])[of_a], b.losses(kinds[1])[of_b]
+    for name, losses in (("A", x), ("B", y)):
+        bad = int((~np.isfinite(losses).all(1)).sum())
+        if bad:
+            raise ValueError(
+                f"{bad} of {len(losses)} samples of {name} have a loss that is not finite: it has diverged"
+            )
     strata = {name: members[of_a] for name, members in a.strata.items() if members[of_a].sum() >= MIN_PAIRS}
     parts: dict[str, list[tuple[Floats, Floats]]] = {
         OVERALL: [(x[strata[m], :-1].mean(1), y[strata[m], :-1].mean(1)) for m in MEDIA if m in strata]

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, final
 
+import yaml
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -147,9 +148,7 @@ class RunWandb(Logger):
 
     @property
     def experiment(self) -> Any:
-        """W&B's run, begun when first asked for."""
-        if self._run is None:
-            self._run = self._start()
+        """W&B's run; None before the first point. (Lightning asks before the run's configuration is written.)"""
         return self._run
 
     def _start(self) -> Any:
@@ -163,6 +162,7 @@ class RunWandb(Logger):
             project=self.project,
             name=self.name,
             dir=str(self.folder),
+            config=self._config(),
             id=wandb_id(self.folder),
             resume="allow",
             settings=settings,
@@ -181,9 +181,15 @@ class RunWandb(Logger):
         run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
         return run
 
+    def _config(self) -> dict[str, Any]:
+        """The run's configuration, which is written before the first point is logged."""
+        path = self.folder / "config.yaml"
+        found: dict[str, Any] = yaml.safe_load(path.read_text()) if path.is_file() else {}
+        return found
+
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the run's configuration is its config.yaml."""
+        """Nothing: the run's configuration is its config.yaml, which W&B is given when it begins."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -214,7 +220,8 @@ class RunWandb(Logger):
             return
         try:
             made = {name: value() if callable(value) else value for name, value in new.items()}
-            self.experiment.log({**made, "trainer/global_step": step})
+            self._run = self._run or self._start()
+            self._run.log({**made, "trainer/global_step": step})
         except Exception as error:  # whatever a tracker fails of, training is worth more
             self._lost = True
             print(f"W&B failed and is left alone from here on ({error}); metrics.csv goes on")

@@ -79,10 +79,14 @@ class Signals(Callback):
         if not self.every_n_steps:
             return
         self._prepare(trainer)
+        run, step = Path(trainer.default_root_dir), trainer.global_step
+        done = trainer.strategy.broadcast(list(read_rounds(run)))
         if trainer.is_global_zero:
-            for step in read_rounds(Path(trainer.default_root_dir)):
-                if step > trainer.global_step:
-                    shutil.rmtree(folder_of(Path(trainer.default_root_dir), step))
+            for later in done:
+                if later > step:
+                    shutil.rmtree(folder_of(run, later))
+        if step and step % self.every_n_steps == 0 and step not in done:  # stopped after the checkpoint, before this
+            self._due(trainer, pl_module, step)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -91,6 +95,10 @@ class Signals(Callback):
         if not self.every_n_steps or step == self._last_step or step % self.every_n_steps:
             return
         self._last_step = step
+        self._due(trainer, pl_module, step)
+
+    def _due(self, trainer: pl.Trainer, pl_module: pl.LightningModule, step: int) -> None:
+        """A round, if there is time for one."""
         if trainer.strategy.broadcast(self._has_time()):
             self._round(trainer, pl_module, step)
         else:
@@ -234,4 +242,5 @@ class Signals(Callback):
 
 def is_to_stop(trainer: pl.Trainer) -> bool:
     """Whether somebody has asked this process to end the run."""
-    return bool(trainer.should_stop) or (Path(trainer.default_root_dir) / "STOP").exists()
+    asked = trainer.should_stop or trainer.received_sigterm
+    return bool(asked) or (Path(trainer.default_root_dir) / "STOP").exists()

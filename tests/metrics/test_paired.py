@@ -80,5 +80,8 @@ def test_what_does_not_compare_is_refused() -> None:
         compare(a, LossSurface.of(b.rows, 100, {**b.question, "seed": 1}), ("ema", "ema"))
     with pytest.raises(ValueError, match="share 5 samples of 20 and 5"):
         compare(a, LossSurface.of(b.rows[:5], 100, b.question), ("ema", "ema"))
+    rows = [*b.rows[:-2], *(Row(r.key, r.shape, {"ema": (float("nan"),) * 8}) for r in b.rows[-2:])]
+    with pytest.raises(ValueError, match="2 of 20 samples of B have a loss that is not finite"):
+        compare(a, LossSurface.of(rows, 100, b.question), ("ema", "ema"))
     with pytest.raises(ValueError, match="no raw weights"):
         compare(a, b, ("ema", "raw"))

@@ -76,6 +76,8 @@ def test_a_stopped_and_continued_run_is_one_run(run: Path) -> None:
     starts = run_records(run)
     assert len(starts) >= 2 and {start.run_id for start in starts} == {(run / "wandb_id").read_text().strip()}
     assert {start.display_name for start in starts} == {"run"}
+    config = {item.key: json.loads(item.value_json) for item in starts[0].config.update}
+    assert config["data"]["val_samples"] == 4 and config["signals"]["every_n_steps"] == 2
 
 
 def test_the_run_directory_holds_the_same(run: Path) -> None:
@@ -90,6 +92,19 @@ def test_the_run_directory_holds_the_same(run: Path) -> None:
     grid = prompt_table(run, rounds[4])
     assert grid.columns == ("prompt", "step 2", "step 4") and len(grid.rows) == 7
     assert all(cell.is_file() for row in grid.rows for cell in row[1:])
+
+
+def test_a_run_that_is_to_stop_leaves_a_round_to_its_continuation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quiet = ("--wandb.mode", "off", "--data.val_samples", 0)
+    with monkeypatch.context() as patch:
+        patch.setattr("mmflow.train.signals.is_to_stop", lambda trainer: True)
+        fit(tmp_path / "run", "--trainer.max_steps", 2, *quiet)
+    assert "the round at step 2 is left: the run is to stop" in capsys.readouterr().out
+    assert not read_rounds(tmp_path / "run")
+    fit(tmp_path / "run", "--trainer.max_steps", 3, *quiet, "--ckpt_path", "last")
+    assert list(read_rounds(tmp_path / "run")) == [2], "what continues makes it"
 
 
 def signals(spent: float, longest: float, trained: float) -> Signals:
@@ -152,10 +167,11 @@ def test_without_network_an_online_run_goes_offline(
         if settings["mode"] == "online":
             raise wandb.errors.CommError("cannot reach api.wandb.ai")
         begun.append(settings["id"])
-        return type("Run", (), {"define_metric": lambda *a, **k: None})()
+        return type("Run", (), {"define_metric": lambda *a, **k: None, "log": lambda *a: None})()
 
     monkeypatch.setattr(wandb, "init", init)
     logger = RunWandb(tmp_path, "online", "p")
+    logger.log_metrics({"a": 1.0}, 1)
     assert logger.experiment is not None and begun == [(tmp_path / "wandb_id").read_text().strip()]
     assert "cannot be reached (cannot reach api.wandb.ai): this run logs offline" in capsys.readouterr().out
 
@@ -179,3 +195,19 @@ def test_two_processes_share_the_work_and_leave_what_one_does(tmp_path: Path) ->
     assert losses[0].names == losses[1].names
     for kind in ("ema", "raw"):
         assert losses[1].losses(kind) == pytest.approx(losses[0].losses(kind), rel=1e-4)
+
+
+@pytest.mark.slow
+def test_a_run_of_nine_checkpoints_says_what_predicts_what(tmp_path: Path) -> None:
+    fit(tmp_path / "run", "--trainer.max_steps", 9, "--trainer.val_check_interval", 1, "--signals.every_n_steps", 1)
+    found = json.loads((tmp_path / "run" / "preference.json").read_text())
+    assert found["checkpoints"] == {"run": list(range(1, 10))} and found["weights"] == "ema"
+    assert {"redness"} <= {row["score"] for row in found["agreement"]}
+    assert {"all", "picture", "clip", "clip t=0.5"} <= {row["stratum"] for row in found["agreement"]}
+    for row in found["agreement"]:
+        assert -1 <= row["low"] <= row["agreement"] <= row["high"] <= 1 and row["n"] == 9
+    assert found["recommendations"] or found["refused"]
+    rows = history(tmp_path / "run")
+    tables = [row["preference/agreement"]["_type"] for row in rows if "preference/agreement" in row]
+    assert tables == ["table-file"] * 2, "at eight checkpoints and at nine"
+    assert any(name.startswith("preference/redness") for row in rows for name in row)
