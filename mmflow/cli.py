@@ -23,6 +23,7 @@ from mmflow.train.preference import Preference
 from mmflow.train.previews import Previews
 from mmflow.train.probes import AttentionProbes
 from mmflow.train.progress import TrainingBar
+from mmflow.train.proxies import Proxies
 from mmflow.train.run import RunRecord, make_writable, start
 from mmflow.train.scores import Scores
 from mmflow.train.signals import Signals
@@ -64,6 +65,7 @@ FORCED = {
     "signals": Signals,
     "preference": Preference,
     "scores": Scores,
+    "proxies": Proxies,
     "predictions": Predictions,
     "interference": Interference,
     "probes": AttentionProbes,

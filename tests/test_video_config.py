@@ -147,3 +147,18 @@ def test_bad_encoders_are_told_before_training(
     )
     assert all(word in said for word in words), said
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.filterwarnings("ignore:the Frechet distance of")
+def test_proxies_without_weights_are_a_line_each_and_the_others_score(whole: Path, capfd: Said) -> None:
+    features = {"class_path": "mmflow.metrics.random_features.RandomFeatures", "init_args": {"width": 2}}
+    distances = json.dumps([{"features": features}])
+    main(["test", "--ckpt_path", str(whole), "--proxies.distances", distances, "--proxies.num_prompts", "4"])
+    said = capfd.readouterr().out
+    results = json.loads((whole / "results.json").read_text())["proxies"]
+    names = ["clip_score/clip-vit-large-patch14", "hps_v2.1", "hps_v2.0", "pick_score", "image_reward"]
+    assert list(results["absent"]) == names and all(f"{name}: left out, ./weights/" in said for name in names)
+    kernels = {name: score for name, score in results["scores"].items() if name.startswith("kernel/")}
+    assert kernels and all(score["n_reference"] >= 2 for score in kernels.values())
+    store = whole / results["samples"]["folder"]
+    assert results["samples"]["prompts"]["n"] == len(list((store / "media").glob("*.png")))

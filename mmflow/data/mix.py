@@ -4,11 +4,13 @@ import dataclasses
 import itertools
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
+from numpy.typing import NDArray
 
 from mmflow.batch import Request
 from mmflow.data.decode import UnreadableSample
@@ -185,6 +187,19 @@ class Mix:
                 requests.append(Request(len(requests), caption, seed + again, *item.shape))
                 left[source.medium] -= 1
         return requests
+
+    def held_out(self, medium: Medium, num: int) -> Iterator[NDArray[np.uint8]]:
+        """Frames (T, H, W, 3) of at most `num` validation samples of a medium, those that can be read."""
+        for source in self.val[0]:
+            if source.medium != medium:
+                continue
+            for nth in range(num if source.size is None else min(num, source.size)):
+                try:
+                    frames = source.read(source.locate(0, nth, nth)).frames
+                except UnreadableSample:
+                    continue
+                num -= 1
+                yield frames
 
     def describe(self) -> list[str]:
         """What is trained on, in a few lines for people."""

@@ -16,6 +16,7 @@ from mmflow.metrics.protocol import IID, Frames, Protocol, Question, results
 from mmflow.train.predictions import gather
 from mmflow.train.progress import stop_bar
 from mmflow.train.run import write_json
+from mmflow.train.store_fill import filled_store, shapes_prompts
 
 SHOWN = (
     "geneval/overall",
@@ -82,7 +83,13 @@ class Scores(Callback):
             return {}
         stop_bar(trainer)
         questions = protocol.questions(data.world, clips=data.clip_share > 0)
-        answers = self._answers(trainer, pl_module, questions)
+        if not questions:
+            return {}
+        if keep:
+            store = filled_store(trainer, pl_module, shapes_prompts(protocol, data))
+            answers = list(zip(questions, store.media(), strict=True)) if trainer.is_global_zero else []
+        else:
+            answers = self._answers(trainer, pl_module, questions)
         if not trainer.is_global_zero:
             return {}
         folder = Path(trainer.default_root_dir)

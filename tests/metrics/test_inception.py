@@ -56,6 +56,7 @@ def test_resizing_is_that_of_clean_fid_and_of_pytorch_fid() -> None:
     assert torch.allclose(stretched(PICTURES), 2 * y - 1, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_features_from_a_file(tmp_path: Path) -> None:
     weights = drawn(published("inception"))
     weights["Conv2d_1a_3x3.bn.num_batches_tracked"] = torch.tensor(0)  # newer files have it
