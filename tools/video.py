@@ -37,18 +37,24 @@ def run(args: argparse.Namespace) -> None:
 
 
 def compare(out: Path, prompts: int, first_frames: dict[str, Any] | None) -> None:
-    """The scores at the ends of the runs."""
+    """Scores and validation losses at the ends of the runs, and of the carried one at every checkpoint."""
     from mmflow.metrics.protocol import MOTION
-    from mmflow.study.carried import PICTURES, score
+    from mmflow.study.carried import PICTURES, losses, score
 
     grid = Table(title="Shapes world, judged exactly", title_justify="left")
-    for column in ("checkpoint", "pictures right", "motion right"):
+    for column in ("checkpoint", "pictures right", "motion right", "picture loss", "clip loss"):
         grid.add_column(column)
     for name in ("pictures", "carried", "scratch", "first_frame"):
         if (out / name / "carried.json").is_file():
-            rows = score(out / name, prompts)
+            rows, lost = score(out / name, prompts), losses(out / name)
             for row in rows if name == "carried" else rows[-1:]:
-                grid.add_row(f"{name}, step {row['step']}", said(row.get(PICTURES)), said(row.get(MOTION)))
+                numbers = [lost.get(row["step"], {}).get(medium) for medium in ("pictures", "clips")]
+                grid.add_row(
+                    f"{name}, step {row['step']}",
+                    said(row.get(PICTURES)),
+                    said(row.get(MOTION)),
+                    *("" if number is None else f"{number:.4f}" for number in numbers),
+                )
     console.print(grid)
     if first_frames is not None:
         show_first_frames(first_frames)
@@ -100,9 +106,9 @@ def parser() -> argparse.ArgumentParser:
         return sub
 
     runs, drawn = verb(run, "out"), verb(plot, "out")
-    runs.add_argument("--picture-steps", type=int, default=840)
-    runs.add_argument("--clip-steps", type=int, default=600)
-    runs.add_argument("--first-frame-steps", type=int, default=360, help="0 leaves it out")
+    runs.add_argument("--picture-steps", type=int, default=1920)
+    runs.add_argument("--clip-steps", type=int, default=1200)
+    runs.add_argument("--first-frame-steps", type=int, default=480, help="0 leaves it out")
     for sub in (runs, drawn):
         sub.add_argument("--config", type=Path, default=Path("configs/carried.yaml"))
     drawn.add_argument("--figure", type=Path, help="a .png")

@@ -35,9 +35,9 @@ class Steps:
         first_frame: of the model that goes on from that with first frames given.
     """
 
-    pictures: int = 840
-    clips: int = 600
-    first_frame: int = 360
+    pictures: int = 1920
+    clips: int = 1200
+    first_frame: int = 480
 
     def __post_init__(self) -> None:
         if min(self.pictures, self.clips) < 1 or self.first_frame < 0:
@@ -192,6 +192,12 @@ def from_first_frames(run: Path, number: int) -> dict[str, Any]:
     found: dict[str, Any] = {name: trained.accuracy(asked, clips) for name, clips in made.items() if name != "free"}
     found["distance"] = {"held": distance("first_frame"), "free": distance("free"), "text": distance("text")}
     return found
+
+
+def losses(run: Path) -> dict[int, dict[str, float]]:
+    """Optimizer steps done -> validation losses of pictures and, where there are clips, of clips."""
+    names = {"val/loss_picture": "pictures", "val/loss_clip": "clips"}
+    return {step + 1: {names[n]: value for n, value in row.items()} for step, row in logged(run, list(names))}
 
 
 def logged(run: Path, names: Sequence[str]) -> Iterator[tuple[int, Mapping[str, float]]]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mmflow.metrics.protocol import MOTION
-from mmflow.study.carried import PICTURES, logged, tokens_per_step
+from mmflow.study.carried import PICTURES, logged, losses, tokens_per_step
 from mmflow.study.plot import pyplot_here, save
 
 STYLES = {"pictures": "#7f7f7f", "carried": "#1f77b4", "scratch": "#d62728"}
@@ -13,7 +13,7 @@ LABELS = {"pictures": "model of pictures", "carried": "carried to clips", "scrat
 
 
 def plot_carried(config: Path, out: Path, path: Path) -> Path:
-    """Picture score, motion and picture loss of the three runs against visual tokens, and the interference meter.
+    """Picture score, motion and validation losses of the three runs against visual tokens, and the interference meter.
 
     Args:
         config: that the runs share.
@@ -53,11 +53,14 @@ def plot_carried(config: Path, out: Path, path: Path) -> Path:
 
 def _losses(panel: Any, out: Path, place: Any) -> None:
     for name in STYLES:
-        rows = list(logged(out / name, ["val/loss_picture"]))
-        x, y = [place(name, step + 1) for step, _ in rows], [numbers["val/loss_picture"] for _, numbers in rows]
-        panel.plot(x, y, "o-", color=STYLES[name], label=LABELS[name])
+        rows = losses(out / name)
+        for medium, line in (("pictures", "o-"), ("clips", "s--")):
+            points = [(place(name, step), row[medium]) for step, row in rows.items() if medium in row]
+            if points:
+                label = f"{LABELS[name]}: {medium}"
+                panel.plot([x for x, _ in points], [y for _, y in points], line, color=STYLES[name], label=label, ms=4)
     panel.set_yscale("log")
-    panel.set_title("validation loss of pictures", fontsize=9)
+    panel.set_title("validation loss", fontsize=9)
 
 
 def _cosines(panel: Any, out: Path) -> None:
