@@ -3,24 +3,66 @@
 import logging
 import os
 import sys
+import traceback
 import warnings
+from contextlib import nullcontext
+
+BROKEN_OFF = 75
+"""Exit status under SLURM of a run that an error ended between its first step and its last: worth starting again."""
 
 
 def main(args: list[str] | None = None) -> None:
     """Runs one command. Errors in what the user gave end with one message and exit status 1, before any training."""
     from mmflow.cli import MmflowCLI, expand_run
+    from mmflow.train.preemption import listening
 
     quieten()
     cli = None
+    given = sys.argv[1:] if args is None else args
     try:
-        cli = MmflowCLI(expand_run(sys.argv[1:] if args is None else args))
-        cli.run()
+        with listening() if given[:1] == ["fit"] else nullcontext():
+            cli = MmflowCLI(expand_run(given))
+            cli.run()
     except (ValueError, OSError) as error:
         # Past the first step an error is no longer about the configuration, and its traceback is worth more.
-        if os.environ.get("MMFLOW_TRACEBACK") or (cli is not None and cli.has_begun()):
+        begun = cli is not None and cli.has_begun()
+        if begun:
+            break_off()
+        if begun or os.environ.get("MMFLOW_TRACEBACK"):
             raise
         print(f"mmflow: error: {message(error)}\n(MMFLOW_TRACEBACK=1 shows where)", file=sys.stderr)
         raise SystemExit(1) from error
+    except RuntimeError as error:
+        from mmflow.train.checkpoint import SaveError
+        from mmflow.train.preflight import PreflightError
+
+        if not isinstance(error, SaveError | PreflightError):
+            if cli is not None and cli.has_begun():
+                break_off()
+            raise
+        if not is_first():
+            raise SystemExit(1) from error  # all processes have the same to say
+        print(f"mmflow: {message(error)}", file=sys.stderr)
+        raise SystemExit(1) from error
+    except Exception:
+        if cli is not None and cli.has_begun():
+            break_off()
+        raise
+
+
+def break_off() -> None:
+    """Ends a SLURM job's process with the error that is being handled; elsewhere it does nothing."""
+    if "SLURM_JOB_ID" in os.environ:
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(BROKEN_OFF)  # the other processes may never answer, and an orderly end would wait for them
+
+
+def is_first() -> bool:
+    """Whether this is the first of a run's processes."""
+    import torch.distributed as dist
+
+    return not dist.is_initialized() or dist.get_rank() == 0
 
 
 def quieten() -> None:
@@ -34,6 +76,11 @@ def quieten() -> None:
         # The place in the data is the plan's own integer, kept by the data module.
         ".*your dataloader is not resumable.*",
         ".*The anonymous setting has no effect.*",
+        # Whoever does not use SLURM on a machine that has it knows.
+        "The `srun` command is available on your system but is not used.*",
+        # Nothing changes a block's output in place.
+        "FSDP2-wrapped module .* returned a view tensor.*",
+        "torch.distributed is disabled, unavailable or uninitialized, assuming the intent .* in a single process.",
         # Said in other words where the data is described.
         ".*Total length of `list` across ranks is zero.*",
     ):

@@ -15,20 +15,30 @@ from mmflow.flow import adaptive, formulations  # noqa: F401 - `adaptive` for it
 from mmflow.model import crossdit, dit, mmdit3, uvit  # noqa: F401 - for their short names on the command line
 from mmflow.train.checkpoint import Checkpoints
 from mmflow.train.ema import Ema
+from mmflow.train.goodput import Goodput
+from mmflow.train.guard import Guard
 from mmflow.train.interference import Interference
+from mmflow.train.launch import check_rendezvous, detect, settle
 from mmflow.train.loggers import RunCsv, RunWandb, wandb_id
 from mmflow.train.module import FlowModule
+from mmflow.train.precedence import Changes, changes, check, check_format
 from mmflow.train.predictions import Predictions
+from mmflow.train.preemption import Preemption, find_preemption, job_id, requeue
 from mmflow.train.preference import Preference
+from mmflow.train.preflight import Preflight
 from mmflow.train.previews import Previews
 from mmflow.train.probes import AttentionProbes
 from mmflow.train.progress import TrainingBar
 from mmflow.train.proxies import Proxies
 from mmflow.train.run import RunRecord, make_writable, start
+from mmflow.train.saved import newest
 from mmflow.train.scores import Scores
+from mmflow.train.sharded import trainer_layout
 from mmflow.train.signals import Signals
+from mmflow.train.storage import read_plain
 from mmflow.train.throughput import Throughput
-from mmflow.train.weights import find_checkpoint, load_checkpoint
+from mmflow.train.watchdog import Watchdog
+from mmflow.train.weights import find_checkpoint
 
 DEFAULT_CLASSES = {
     "model.objective.path": "mmflow.flow.path.RectifiedFlow",
@@ -69,6 +79,10 @@ FORCED = {
     "predictions": Predictions,
     "interference": Interference,
     "probes": AttentionProbes,
+    "preemption": Preemption,
+    "watchdog": Watchdog,
+    "guard": Guard,
+    "goodput": Goodput,
 }
 """Callbacks that every run has, under their own keys."""
 
@@ -113,6 +127,8 @@ class MmflowCLI(LightningCLI):
     def __init__(self, args: list[str], for_use: bool = True) -> None:
         set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
         self._for_use, self._args = for_use, args
+        self._changed: Changes = {}
+        self._launch = detect()
         super().__init__(
             FlowModule,
             FlowData,
@@ -153,11 +169,14 @@ class MmflowCLI(LightningCLI):
         if self.config[self._command].ckpt_path is not None:
             self.model.init_from = None  # the checkpoint holds the weights, and the first ones may be gone
         super()._run_subcommand(self._command)
+        stopped = find_preemption(self.trainer)
+        if stopped is not None and stopped.wants_requeue() and self.trainer.is_global_zero:
+            requeue(job_id())
 
     def has_begun(self) -> bool:
-        """Whether a training step has been done."""
+        """Whether a training step has been done since the start; one that ended in an error counts as none."""
         trainer: pl.Trainer | None = getattr(self, "trainer", None)
-        return trainer is not None and bool(trainer.training) and trainer.global_step > 0
+        return trainer is not None and trainer.state.fn == "fit" and trainer.global_step > self.model.loaded_step
 
     def before_instantiate_classes(self) -> None:
         """Settles the run directory and the checkpoint to start from.
@@ -171,20 +190,27 @@ class MmflowCLI(LightningCLI):
             self._write_out_formulation(config)
         if not self._for_use:
             return
+        trainer = config.trainer
+        trainer.devices, trainer.num_nodes = settle(self._launch, trainer.devices, trainer.num_nodes)
+        check_rendezvous(self._launch)
         folder = Path(config.trainer.default_root_dir)
         if command == "fit":
             if _rank() == 0:
                 config.ckpt_path = start(folder, config.ckpt_path, config.resume)
             elif config.ckpt_path == "last" or config.resume == "auto":
-                last = folder / "checkpoints" / "last.ckpt"
-                config.ckpt_path = str(last) if last.is_file() else None
+                last = newest(folder)
+                config.ckpt_path = str(last) if last else None
         elif config.ckpt_path == "last":
             config.ckpt_path = str(find_checkpoint(folder))
         if _rank() == 0:
             make_writable(folder)
         if config.ckpt_path is not None:
             config.ckpt_path = str(find_checkpoint(config.ckpt_path))
-            load_checkpoint(Path(config.ckpt_path))  # refuses here what is no checkpoint, in words that help
+            saved = read_plain(Path(config.ckpt_path))  # refuses here what is no checkpoint, in words that help
+            check_format(saved, config.ckpt_path)
+            if command == "fit" and "config" in saved:
+                self._changed = changes(saved["config"], self._yaml())
+                check(self._changed, config.ckpt_path)
         elif command in USES and config.model.init_from is None:
             raise ValueError(
                 f"{command} needs trained weights: --ckpt_path RUN (a run directory), --ckpt_path last, or "
@@ -215,12 +241,14 @@ class MmflowCLI(LightningCLI):
         config = self.config[self.config.subcommand]
         folder = Path(config.trainer.default_root_dir)
         command = self.config.subcommand
-        extra: list[Any] = [Throughput(), RunRecord(self._yaml())]
+        extra: list[Any] = [Throughput(), Preflight(self._yaml()), RunRecord(self._yaml(), self._changed)]
         if config.trainer.enable_progress_bar is not False and command == "fit":
             extra.append(TrainingBar())
         if config.trainer.logger in (None, True):
             kwargs["logger"] = self._loggers(folder, config.ckpt_path) if command == "fit" else False
         self.trainer_defaults["callbacks"] = extra
+        given = config.trainer.strategy, config.trainer.plugins, self._launch.by == "slurm"
+        kwargs |= trainer_layout(self.model.parallel, *given)
         return super().instantiate_trainer(**kwargs)
 
     def _loggers(self, folder: Path, checkpoint: str | None) -> list[Any]:
@@ -228,7 +256,7 @@ class MmflowCLI(LightningCLI):
         loggers: list[Any] = [RunCsv(folder)]
         if wandb.mode != "off" and _rank() == 0:
             if checkpoint is not None:
-                wandb_id(folder, load_checkpoint(Path(checkpoint)).get("wandb_id"))
+                wandb_id(folder, read_plain(Path(checkpoint)).get("wandb_id"))
             loggers.append(RunWandb(folder, wandb.mode, wandb.project))
         return loggers
 

@@ -10,6 +10,7 @@ and stands in OUT/README.md. Tensors go through memory one at a time.
 """
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +26,12 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 FORMATS = {"diffusers": write_diffusers, "single-file": write_single_file}
 
 
+def _kind(text: str) -> str:
+    if not re.fullmatch(r"raw|ema(:[0-9.]+)?", text):
+        raise argparse.ArgumentTypeError(f"raw, ema or ema:DECAY, got {text}")
+    return text
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="tools/export.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -32,7 +39,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("run", type=Path, metavar="RUN", help="a run directory")
     parser.add_argument("out", type=Path, nargs="?", metavar="OUT", help="a new folder, or a .safetensors file")
     parser.add_argument("--format", choices=list(FORMATS), default="diffusers")
-    parser.add_argument("--weights", choices=["ema", "raw"], help="the run's own sampling.weights if not given")
+    parser.add_argument(
+        "--weights", type=_kind, help="raw, ema, or ema:DECAY of several; the run's own sampling.weights if not given"
+    )
     parser.add_argument("--dtype", choices=list(DTYPES), help="fp32, as trained, if not given")
     parser.add_argument("--pictures-only", action="store_true", help="the picture half of a model of clips")
     parser.add_argument("--licence", help="of the weights, as an SPDX id, for the card")

@@ -19,7 +19,7 @@ from mmflow.data.mix import Mix, ShardGroup, shares_of
 from mmflow.data.plan import Plan
 from mmflow.data.portions import PortionSampler, portions
 from mmflow.data.question import question
-from mmflow.data.reader import Draws, ShareReader, ShareSampler
+from mmflow.data.reader import Draws, ShareReader, ShareSampler, leave_signals_to_the_main_process
 from mmflow.data.requests import check_request, read_requests
 from mmflow.data.source import AbstractSource, Framing
 from mmflow.data.step_size import StepSize, make_cost
@@ -254,6 +254,7 @@ class FlowData(pl.LightningDataModule):
             sampler=sampler,
             batch_size=None,
             num_workers=self.num_workers,
+            worker_init_fn=leave_signals_to_the_main_process,
             prefetch_factor=4 if self.num_workers else None,
             pin_memory=self.trainer.strategy.root_device.type == "cuda",
             # A decoder that was built before a fork hangs; forked workers are safe because none is built here.

@@ -1,5 +1,6 @@
 """In the loader's workers: planned items to a batch, with every draw that belongs to them."""
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -61,6 +62,12 @@ class Draws:
     def unknown(self, samples: list[Sample], latent_shape: LatentShape) -> list[Bool[Tensor, "1 T H W"] | None]:
         """The pixels of each sample that the model is not given; None where it is given nothing."""
         return [self.known.draw(self.seed, s.key, s.visit, s.frames.shape[:3], latent_shape) for s in samples]
+
+
+def leave_signals_to_the_main_process(worker: int) -> None:
+    """SLURM sends its signals to all processes; a worker that ended of one would end its run without a checkpoint."""
+    for signum in (signal.SIGUSR1, signal.SIGTERM):
+        signal.signal(signum, signal.SIG_IGN)
 
 
 class ShareReader(Dataset[Batch]):

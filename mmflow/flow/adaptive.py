@@ -68,6 +68,7 @@ class Adaptive(nn.Module, AbstractDensity):
 
     @torch.no_grad()
     def observe(self, t: Float[Tensor, " B"], second_moment: Float[Tensor, " B"]) -> None:
-        at, values = self._bin(t), second_moment.detach().to(self.sums)
+        known = second_moment.isfinite()  # a sample that is no number teaches nothing
+        at, values = self._bin(t[known]), second_moment[known].detach().to(self.sums)
         self.sums.mul_(self.decay).index_add_(0, at, values)
         self.counts.mul_(self.decay).index_add_(0, at, torch.ones_like(values))

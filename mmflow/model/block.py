@@ -161,8 +161,9 @@ class MMDiTBlock(nn.Module):
         )
         visual = self.visual.add_attention(visual, seen(visual_out, rotation), visual_rows, visual_mods)
         visual = self.visual.add_own(visual, normed, visual_rows, visual_mods, attention, rotation)
-        if self.over_time is not None and clips is not None:
-            visual = self.over_time(visual, y, clips, attention)
+        if self.over_time is not None:
+            # In the block, not behind the last one: a sharded block's weights are there only while it runs.
+            visual = self.over_time.idle(visual) if clips is None else self.over_time(visual, y, clips, attention)
         visual = self.visual.add_mlp(visual, visual_rows, visual_mods)
         if not self.context.last:
             context = self.context.add_attention(context, context_out, context_rows, context_mods)

@@ -213,7 +213,7 @@ class MMDiT(AbstractBackbone):
             visual, context = block(visual, context, y, layout, self.attention, rotation, clips)
         shift, scale = self.final_modulation(nn.functional.silu(y)).chunk(2, 1)
         visual = Segments(layout.visual, layout.dense).modulate(visual, shift, scale)
-        return self._outputs(visual, tokens, z, self._idle(z, clips))
+        return self._outputs(visual, tokens, z, self._idle(z))
 
     def _frame_groups(self, z: Groups) -> Int[Tensor, " B"]:
         """How many pictures each sample is to the blocks: one, or as many as a clip has frame groups."""
@@ -239,12 +239,10 @@ class MMDiT(AbstractBackbone):
         joined = torch.cat(angles)[:, None]
         return Rotation(joined.cos(), joined.sin(), self.design.relative_values)
 
-    def _idle(self, z: Groups, clips: Clips | None) -> Tensor | float:
+    def _idle(self, z: Groups) -> Tensor | float:
         """A zero that depends on what the bag does not go through, so that gradients meet on every rank."""
         used = [self.patchifier(x.shape[2]) for x in z]
         idle = [p.idle() for p in self.patchifiers if p not in used]
-        if clips is None and self.design.temporal == "added":
-            idle += [m.idle() for m in self.modules() if isinstance(m, ClipAttention)]
         return sum(idle) if idle else 0.0
 
     def _outputs(self, visual: Float[Tensor, "N D"], tokens: list[Tensor], z: Groups, idle: Tensor | float) -> Groups:

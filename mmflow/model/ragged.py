@@ -80,7 +80,8 @@ def sum_rows(x: Tensor, lengths: Tensor) -> Tensor:
 
 @sum_rows.register_fake
 def _(x: Tensor, lengths: Tensor) -> Tensor:
-    return x.new_empty(len(lengths), x.shape[1])
+    # `len` would make the number of samples a constant of the compiled program.
+    return x.new_empty(lengths.shape[0], x.shape[1])
 
 
 def _affine_setup(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:

@@ -4,7 +4,7 @@ from collections import ChainMap
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, final
+from typing import Any, cast, final
 
 import torch
 from torch import Tensor
@@ -14,7 +14,8 @@ from mmflow.model.mmdit import MMDiT
 from mmflow.model.sizes import shape_of
 from mmflow.release.card import Facts
 from mmflow.train.stock import obstacles, text_layout, verdict
-from mmflow.train.weights import check_weights, find_checkpoint, load_checkpoint, load_weights
+from mmflow.train.storage import read_plain
+from mmflow.train.weights import check_weights, find_checkpoint, load_weights, only
 
 SMALLEST_TABLE = 192
 """Side of the position table of a model that computes its positions: as large as SD3's."""
@@ -45,7 +46,7 @@ def open_run(run: Path, kind: str | None = None, licence: str | None = None, pic
 
     Args:
         run: with `config.yaml` and `checkpoints/`.
-        kind: `ema` or `raw` weights; the run's own `sampling.weights` if None.
+        kind: `ema`, `ema:DECAY` or `raw` weights; the run's own `sampling.weights` if None.
         licence: of the weights, for the card.
         pictures_only: of a model of clips take the picture half.
 
@@ -63,12 +64,12 @@ def open_run(run: Path, kind: str | None = None, licence: str | None = None, pic
     check_weights(weights, module.backbone.state_dict(), str(path))
     if pictures_only and isinstance(module.backbone, MMDiT):
         module.backbone.drop_clips()
-        weights = {name: weights[name] for name in module.backbone.state_dict()}
+        weights = only(weights, module.backbone.state_dict())
     sampling, shift = module.sampling, module.objective.shift
     facts = Facts(
         title=run.resolve().name,
-        step=load_checkpoint(path)["global_step"],
-        weights="averaged" if kind == "ema" else "raw",
+        step=read_plain(path)["global_step"],
+        weights="averaged" if kind.startswith("ema") else "raw",
         base=module.init_from,
         licence=licence,
         shift=str(getattr(shift, "value", shift)),
@@ -111,4 +112,4 @@ def picture_half(trained: Trained) -> tuple[Shape, Mapping[str, Tensor], list[st
             f"model.backbone.design.position_table {size} to have one for both."
         )
     table = {"position_table": backbone.formula_table(size, torch.device("cpu"))}
-    return replace(shape, table=size), ChainMap(table, dict(trained.weights)), notes
+    return replace(shape, table=size), ChainMap(table, cast(Any, trained.weights)), notes

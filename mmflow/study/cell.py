@@ -28,6 +28,7 @@ from mmflow.study.judge import ShapesJudge
 from mmflow.study.plan import Cell, Setting, Study, read_study
 from mmflow.study.size import size_of_run
 from mmflow.train.run import write_json
+from mmflow.train.saved import remove
 
 
 def run_cell(study: Study, cell: Cell) -> None:
@@ -94,7 +95,7 @@ def drop_unvalidated(run: Path) -> None:
     if not unvalidated:
         return
     for step in unvalidated:
-        saved.pop(step).unlink()
+        remove(saved.pop(step))
     last = run / "checkpoints" / "last.ckpt"
     last.unlink(missing_ok=True)
     if saved:
@@ -136,7 +137,7 @@ def pick(folder: Path, curve: bool = False) -> None:
         target.with_suffix(".part").replace(target)
     write_json(folder / "picked.json", {"step": best, "val_loss": losses[best], "losses": losses})
     for path in (run / "checkpoints").glob("*.ckpt"):
-        path.unlink()
+        remove(path)
 
 
 def score(study: Study, cell: Cell) -> None:

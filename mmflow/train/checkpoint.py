@@ -1,28 +1,42 @@
-"""Checkpoints of a run: written whole or not at all, the newest few kept."""
+"""When a run saves, and what becomes of a save that fails."""
 
-import os
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Literal, final
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
+from torch.distributed.checkpoint.api import CheckpointException
+
+from mmflow.train.goodput import counted_as, ledger_of
+from mmflow.train.predictions import gather
+from mmflow.train.saved import name_of, publish, remove, retain, sweep
+
+
+class SaveError(RuntimeError):
+    """A checkpoint could not be written."""
 
 
 @final
 class Checkpoints(Callback):
     """Saves `checkpoints/step-000001000.ckpt` after optimizer steps and at the end; `last.ckpt` is the newest.
 
-    A file is written under another name and renamed, so that a stop at any moment leaves the previous one whole.
+    A checkpoint is written under another name, brought to the disk, renamed, and marked as whole last, so that a stop
+    at any moment leaves the previous one.
 
     Args:
         every_n_steps: optimizer steps between checkpoints.
         keep: numbered checkpoints that are kept, the newest ones; -1 keeps all.
+        on_error: what a run does that cannot write, because its disk is full or no longer writable: `stop`, or
+            `continue` and try again at the next checkpoint. The last good one is kept either way.
     """
 
-    def __init__(self, every_n_steps: int = 1000, keep: int = 2) -> None:
+    def __init__(
+        self, every_n_steps: int = 1000, keep: int = 2, on_error: Literal["stop", "continue"] = "stop"
+    ) -> None:
         if every_n_steps < 1 or keep == 0 or keep < -1:
             raise ValueError(f"need every_n_steps >= 1 and keep >= 1 or -1, got {every_n_steps} and {keep}")
-        self.every_n_steps, self.keep = every_n_steps, keep
+        self.every_n_steps, self.keep, self.on_error = every_n_steps, keep, on_error
         self._last_step = -1
 
     @staticmethod
@@ -32,6 +46,8 @@ class Checkpoints(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._last_step = trainer.global_step
+        if trainer.is_global_zero:
+            sweep(self.folder(trainer))
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -44,18 +60,54 @@ class Checkpoints(Callback):
             self.save(trainer)
 
     def save(self, trainer: pl.Trainer) -> None:
-        """Writes a numbered checkpoint and makes `last.ckpt` the same file."""
+        """Writes a numbered checkpoint. To be called on every rank.
+
+        Raises:
+            SaveError: on every rank, if it could not be written and `on_error` is `stop`.
+        """
         folder, step = self.folder(trainer), trainer.global_step
         self._last_step = step
-        target, writing = folder / f"step-{step:09d}.ckpt", folder / f".step-{step:09d}.part"
-        trainer.save_checkpoint(writing)
+        writing = folder / f".{name_of(step)}.part"
+        with counted_as(trainer, "save"):
+            failures = self._save(trainer, writing, step)
+        ledger = ledger_of(trainer)
+        if failures:
+            self._failed(trainer, writing, failures)
+        elif ledger is not None:
+            ledger.saved()
+
+    def _save(self, trainer: pl.Trainer, writing: Path, step: int) -> list[str]:
+        content = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+        # Lightning's own save has a barrier at its end, which a rank that failed never reaches.
+        failures = self._all(trainer, lambda: trainer.strategy.save_checkpoint(content, writing))
+        if not failures:
+            failures = self._all(trainer, lambda: self._publish(trainer, writing, step))
+        return failures
+
+    def _publish(self, trainer: pl.Trainer, writing: Path, step: int) -> None:
         if trainer.is_global_zero:
-            os.replace(writing, target)
-            link = folder / ".last.part"
-            link.unlink(missing_ok=True)
-            os.link(target, link)
-            os.replace(link, folder / "last.ckpt")
-            numbered = sorted(folder.glob("step-*.ckpt"))
-            for old in numbered[: -self.keep] if self.keep > 0 else []:
-                old.unlink()
-        trainer.strategy.barrier("checkpoint")
+            publish(writing, step)
+            retain(writing.parent, self.keep)
+
+    @staticmethod
+    def _all(trainer: pl.Trainer, action: Any) -> list[str]:
+        """Does it on every rank; why it failed, on whichever ranks it did."""
+        failure = ""
+        try:
+            action()
+        except (OSError, RuntimeError, CheckpointException) as error:
+            failure = f"rank {trainer.global_rank}: {error}"
+        return [each for each in gather(trainer, [failure]) if each]
+
+    def _failed(self, trainer: pl.Trainer, writing: Path, failures: list[str]) -> None:
+        if trainer.is_global_zero:
+            with suppress(OSError):  # a disk that cannot be written is swept when the run is continued
+                remove(writing)
+        said = (
+            f"the checkpoint of step {trainer.global_step} could not be written to {writing.parent} "
+            f"({'; '.join(failures[:3])}). The last good one is kept"
+        )
+        if self.on_error == "stop":
+            raise SaveError(f"{said}. Make room, then continue: --ckpt_path last")
+        if trainer.is_global_zero:
+            print(f"mmflow: {said}; the run goes on (checkpoints.on_error continue)", flush=True)

@@ -62,6 +62,13 @@ class RunCsv(Logger):
         with self.path.open("a", newline="") as file:
             csv.DictWriter(file, self._fields, restval="").writerow(row)
 
+    def has_step(self, step: int) -> bool:
+        """Whether training logged that step."""
+        if not self.path.exists():
+            return False
+        with self.path.open(newline="") as file:
+            return any(row["step"] == str(step) and bool(row.get("train/loss")) for row in csv.DictReader(file))
+
     @rank_zero_only
     def cut_back(self, step: int) -> None:
         """Drops what a stopped run had logged beyond its checkpoint at `step`. Training logs step `step` as the next

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, final
 
@@ -20,7 +20,9 @@ from mmflow.metrics.loss_surface import Kind
 from mmflow.model.mmdit import AbstractBackbone
 from mmflow.train.ema import find_ema
 from mmflow.train.optim import AbstractOptimizer, AdamW, LrSchedule
+from mmflow.train.parallel import Parallel, gathered, lay_out, spread, sync_gradients
 from mmflow.train.precision import Precision, choose
+from mmflow.train.restart import Settings, apply_settings, count_micro_steps, settings_of
 from mmflow.train.sampling import Sampling, make
 from mmflow.train.validation import Validation
 from mmflow.train.weights import check_weights, network_weights, start_weights
@@ -43,6 +45,7 @@ class FlowModule(pl.LightningModule):
             optimizer state, t and loss are fp32 throughout.
         init_from: weights to start from at step 0: `RUN|file[@ema|@raw]`, or a released model (a diffusers folder, a
             single .safetensors file, or its id on the Hub); what this model has more is grown from them or new.
+        parallel: how the network lies over processes, and what is recomputed or compiled.
         latent_channels: linked from the data; must equal the backbone's `in_channels`.
         context_width: linked from the data; must equal the backbone's.
         pooled_width: linked from the data; must equal the backbone's.
@@ -58,6 +61,7 @@ class FlowModule(pl.LightningModule):
         sampling: Sampling = Sampling(),
         precision: Precision = "auto",
         init_from: str | None = None,
+        parallel: Parallel = Parallel(),
         latent_channels: int | None = None,
         context_width: int | None = None,
         pooled_width: int | None = None,
@@ -68,6 +72,7 @@ class FlowModule(pl.LightningModule):
             self.density = self.objective.density  # what a density has learned is part of checkpoints
         self.optimizer_recipe, self.lr_schedule = optimizer, lr_schedule
         self.sampling, self.precision, self.init_from = sampling, precision, init_from
+        self.parallel, self._build = parallel, backbone
         with torch.device("meta"):
             self.backbone = backbone()
         self._check_widths(in_channels=latent_channels, context_width=context_width, pooled_width=pooled_width)
@@ -78,9 +83,13 @@ class FlowModule(pl.LightningModule):
         self.start_lines: list[str] = []
         """What became of the weights that the run started from."""
         self._peak_lrs: list[float] = []
+        self._settings: Settings = []
         self._step_losses: dict[str, Tensor] = {}
         self._started = time.monotonic(), 0.0
+        self.last_samples: tuple[Any, ...] = ((), (), torch.zeros(0), torch.zeros(0))
+        """Of the last micro-step: keys, visits, losses and t."""
         self._is_evaluated = False
+        self._predicting = ExitStack()
 
     def _check_widths(self, **linked: int | None) -> None:
         sources = {"in_channels": "autoencoder", "context_width": "text encoder", "pooled_width": "text encoder"}
@@ -93,12 +102,34 @@ class FlowModule(pl.LightningModule):
                 )
 
     def configure_model(self) -> None:
-        """Gives the network, until now without memory, its first weights."""
-        if next(self.backbone.parameters()).is_meta:
-            self.backbone.to_empty(device=self.device)
-            self.backbone.reset_parameters()
-            if self.init_from is not None:
-                self.start_lines = start_weights(self.backbone, self.init_from)
+        """Lays the network out and gives it, until now without memory, its first weights."""
+        if not next(self.backbone.parameters()).is_meta:
+            return
+        mesh = self._device_mesh
+        lay_out(self.backbone, self.parallel, mesh, self.autocast_dtype)
+        if mesh is None:
+            self._first_weights(self.backbone, self.device)
+            return
+        self.backbone.to_empty(device=self.trainer.strategy.root_device)
+        whole, failure = {}, None
+        if self.trainer.is_global_zero:  # one process holds all weights once, in host memory
+            with torch.device("meta"):
+                network = self._build()
+            try:
+                self._first_weights(network, torch.device("cpu"))
+                whole = network.state_dict()
+            except (ValueError, OSError) as error:
+                failure = str(error)
+        failure = self.trainer.strategy.broadcast(failure)
+        if failure is not None:
+            raise ValueError(failure)
+        spread(self.backbone, whole)
+
+    def _first_weights(self, network: AbstractBackbone, device: torch.device) -> None:
+        network.to_empty(device=device)
+        network.reset_parameters()
+        if self.init_from is not None:
+            self.start_lines = start_weights(network, self.init_from)
 
     def cpu(self) -> "FlowModule":
         """To host memory. Lightning asks for it when a run ends, even one that ended before the network had weights."""
@@ -115,23 +146,25 @@ class FlowModule(pl.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         optimizer = self.optimizer_recipe.build(self.backbone, self.autocast_dtype or torch.float32)
         self._peak_lrs = [group["lr"] for group in optimizer.param_groups]
+        self._settings = settings_of(optimizer)
         return optimizer
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         assert batch.latents is not None
         with self.autocast():
-            loss, _ = self.objective(self.backbone, batch.latents, batch.conditioning, batch.u, batch.eps)
+            loss, t = self.objective(self.backbone, batch.latents, batch.conditioning, batch.u, batch.eps)
         # The optimizer step's loss is the mean over all samples that the plan gave it, on whichever rank and in
         # whichever micro-step they were: Lightning averages over both, so each sum is scaled by their number.
         total = self.trainer.world_size * self.trainer.accumulate_grad_batches * loss.sum() / batch.planned
+        self.last_samples = batch.keys, batch.visits, loss.detach(), t.detach()
         self._log_step(batch, loss.detach())
         return total
 
     def autocast(self) -> torch.autocast:
         """The training precision as a context."""
-        return torch.autocast(
-            self.device.type, self.autocast_dtype or torch.bfloat16, enabled=self.autocast_dtype is not None
-        )
+        # A sharded network is gathered in its dtype, and computes in it without being told.
+        enabled = self.autocast_dtype is not None and self._device_mesh is None
+        return torch.autocast(self.device.type, self.autocast_dtype or torch.bfloat16, enabled=enabled)
 
     def _log_step(self, batch: Batch, loss: Tensor) -> None:
         """Mean loss of the optimizer step over all ranks, and of its pictures and clips, once its last part is done."""
@@ -152,6 +185,7 @@ class FlowModule(pl.LightningModule):
         self.log_dict(values, batch_size=batch.planned)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        sync_gradients(self.backbone, self.parallel, batch.closes_step)
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, torch.optim.Optimizer)
         factor = self.lr_schedule.factor(self.global_step, self.progress())
@@ -175,6 +209,10 @@ class FlowModule(pl.LightningModule):
 
     def on_train_start(self) -> None:
         self._started = time.monotonic(), self.progress()
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizer, torch.optim.Optimizer)
+        apply_settings(optimizer, self._settings)
+        count_micro_steps(self.trainer)
 
     def seconds_left(self) -> float | None:
         """Until the end, at the pace so far; None for an endless run or before there is a pace."""
@@ -185,19 +223,18 @@ class FlowModule(pl.LightningModule):
     @contextmanager
     def evaluated(self, weights: Kind | None = None) -> Iterator[None]:
         """Inside, the network is in evaluation mode and has the averaged weights, if it has any and they are
-        asked for, here or by `sampling.weights`. What is inside already stays as it is.
+        asked for, here or by `sampling.weights`; a sharded one is whole on every process. To be entered and left by
+        all processes together; what is inside already stays as it is.
         """
         if self._is_evaluated:
             yield
             return
         training, ema = self.backbone.training, find_ema(self.trainer) if self._trainer is not None else None
+        averaged = ema is not None and bool(ema.average) and (weights or self.sampling.weights) == "ema"
         self.backbone.eval()
         self._is_evaluated = True
         try:
-            if ema is not None and ema.average and (weights or self.sampling.weights) == "ema":
-                with ema.swapped(self.backbone):
-                    yield
-            else:
+            with ema.swapped(self.backbone) if ema is not None and averaged else nullcontext(), gathered(self.backbone):
                 yield
         finally:
             self._is_evaluated = False
@@ -232,6 +269,13 @@ class FlowModule(pl.LightningModule):
         """Pictures and clips of one shape from the evaluated network; see `sampling.make`."""
         with self.evaluated():
             return make(self.backbone, self.objective, codec, requests, sampling or self.sampling, self.device)
+
+    def on_predict_start(self) -> None:
+        # Processes have different numbers of prompts.
+        self._predicting.enter_context(self.evaluated())
+
+    def on_predict_end(self) -> None:
+        self._predicting.close()
 
     def predict_step(self, batch: Whole, batch_idx: int) -> Whole:
         """(request, frames) pairs, the requests with the settings that they left open filled in."""

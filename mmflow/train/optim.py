@@ -9,6 +9,8 @@ from typing import Any, Literal, final
 import torch
 from torch import Tensor, nn
 
+from mmflow.train.parallel import place_like, whole_tensor
+
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of the quintic iteration of Muon (Jordan et al. 2024): fast growth of small singular values."""
 NEWTON_SCHULZ_STEPS = 5
@@ -165,7 +167,9 @@ class MuonAdamW(torch.optim.Optimizer):
             nesterov = torch._foreach_lerp(grads, momenta, group["momentum"])
             # 0.2 sqrt(max side) gives updates the RMS of AdamW's, so that one learning rate serves every shape.
             scale = 0.2 * math.sqrt(max(shape))
-            updates = list(orthogonalise(torch.stack(list(nesterov)), self._dtype).unbind(0))
+            # A matrix that is cut over processes is orthogonalised whole, by each of them, and cut again.
+            whole = torch.stack([whole_tensor(each) for each in nesterov])
+            updates = [place_like(u, p) for u, p in zip(orthogonalise(whole, self._dtype), members, strict=True)]
             torch._foreach_mul_(members, 1 - group["lr"] * group["weight_decay"])
             torch._foreach_add_(members, updates, alpha=-group["lr"] * scale)
 

@@ -6,11 +6,12 @@ from typing import Any, final
 import lightning.pytorch as pl
 import numpy as np
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.utilities import rank_zero_only
 
 from mmflow.batch import Request, request_batches
 from mmflow.export import caption_grid, write_mp4, write_png
+from mmflow.train.goodput import counted_as
 from mmflow.train.loggers import find_wandb
+from mmflow.train.preemption import is_stopped
 from mmflow.train.throughput import Throughput
 
 
@@ -43,14 +44,18 @@ class Previews(Callback):
             self.make(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self.every_n_steps and trainer.global_step != self._last_step:
+        if self.every_n_steps and trainer.global_step != self._last_step and not is_stopped(trainer):
             self.make(trainer, pl_module)
 
-    @rank_zero_only
     def make(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Makes, writes and logs one preview."""
+        """Makes, writes and logs one preview. To be called on every rank; the first one does it."""
         self._last_step = trainer.global_step
         module: Any = pl_module
+        with counted_as(trainer, "evaluate"), module.evaluated():
+            if trainer.is_global_zero:
+                self._make(trainer, module)
+
+    def _make(self, trainer: pl.Trainer, module: Any) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         requests: list[Request] = data.mix.preview_requests(self.num_pictures, self.num_clips, self.seed)
         made = {

@@ -6,20 +6,23 @@ from pathlib import Path
 from typing import Any, final
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.callbacks import Callback
+from torch.distributed.fsdp import FSDPModule
 
+import mmflow
 from mmflow.metrics.surface_file import surface_paths
+from mmflow.train.history import append
 from mmflow.train.loggers import RunCsv
+from mmflow.train.parallel import Parallel
+from mmflow.train.pending import KEY as PENDING
+from mmflow.train.pending import log_pending, pending_row
+from mmflow.train.precedence import FORMAT, Changes, told
+from mmflow.train.saved import newest
 from mmflow.train.stock import obstacles, verdict
 
 TRACES = ("config.yaml", "metrics.csv", "checkpoints", "results.json")
 LAST = "last"
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """A run's newest checkpoint, if it has saved one."""
-    path = folder / "checkpoints" / "last.ckpt"
-    return path if path.is_file() else None
 
 
 def is_used(folder: Path) -> bool:
@@ -39,7 +42,7 @@ def start(folder: Path, ckpt_path: str | None, resume: str) -> str | None:
         ValueError: if the folder belongs to an earlier run and nobody asked to continue it, or there is nothing to
             continue.
     """
-    last = last_checkpoint(folder)
+    last = newest(folder)
     if resume == "auto" and ckpt_path in (None, LAST):
         return str(last) if last else None
     if ckpt_path == LAST:
@@ -82,19 +85,37 @@ def write_json(path: Path, value: Any) -> None:
     os.replace(writing, path)
 
 
-def describe(trainer: pl.Trainer, pl_module: Any) -> list[str]:
+def describe(trainer: pl.Trainer, pl_module: Any, changed: Changes) -> list[str]:
     """What this run is, in a few lines for people."""
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     parameters = sum(p.numel() for p in pl_module.backbone.parameters())
     return [
         f"run: {trainer.default_root_dir}" + (f", continued from {trainer.ckpt_path}" if trainer.ckpt_path else ""),
-        f"model: {type(pl_module.backbone).__name__}, {parameters / 1e6:.1f} M parameters, "
+        f"model: {class_name(pl_module.backbone)}, {parameters / 1e6:.1f} M parameters, "
         f"{'bf16' if pl_module.autocast_dtype else 'fp32'} on {pl_module.device.type}",
         *(pl_module.start_lines if trainer.ckpt_path is None else []),
+        *told(changed),
         *data.describe(),
         *data.cache_use.lines(data.batch_size),
+        *layout_lines(pl_module.parallel, trainer),
         *verdict(obstacles(pl_module, data.encoders)),
     ]
+
+
+def class_name(network: Any) -> str:
+    """Of a network, whether or not FSDP has put a class of its own before it."""
+    return next(kind.__name__ for kind in type(network).__mro__ if not issubclass(kind, FSDPModule))
+
+
+def layout_lines(parallel: Parallel, trainer: pl.Trainer) -> list[str]:
+    """How the network lies over the processes, if it is not whole on each of them."""
+    lines = []
+    if parallel.shard:
+        replicas, shards = parallel.mesh_shape(trainer.world_size, trainer.num_nodes)
+        lines.append(f"layout: weights cut over {shards} process(es)" + f" x {replicas} replicas" * (replicas > 1))
+    if parallel.recompute != "none" or parallel.compile:
+        lines.append(f"blocks: recompute {parallel.recompute}, {'compiled' if parallel.compile else 'not compiled'}")
+    return lines
 
 
 @final
@@ -103,10 +124,12 @@ class RunRecord(Callback):
 
     Args:
         config: the resolved configuration as YAML.
+        changed: what of it differs from that of the checkpoint that the run is continued from.
     """
 
-    def __init__(self, config: str) -> None:
-        self.config = config
+    def __init__(self, config: str, changed: Changes | None = None) -> None:
+        self.config, self.changed = config, changed or {}
+        self._pending: dict[str, Any] | None = None
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
@@ -114,22 +137,41 @@ class RunRecord(Callback):
             writing = path.with_suffix(".part")
             writing.write_text(self.config)
             os.replace(writing, path)
-            print("\n".join(describe(trainer, pl_module)), flush=True)
+            print("\n".join(describe(trainer, pl_module, self.changed)), flush=True)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         path = Path(trainer.default_root_dir) / "wandb_id"
         checkpoint["wandb_id"] = path.read_text().strip() if path.is_file() else None
+        checkpoint["config"] = self.config
+        checkpoint[PENDING] = pending_row(trainer)
+        checkpoint["mmflow"] = {"format": FORMAT, "version": mmflow.__version__}
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._pending = checkpoint.get(PENDING)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         for logger in trainer.loggers:
             if isinstance(logger, RunCsv):
                 logger.cut_back(trainer.global_step)
+        log_pending(trainer, self._pending)
         if trainer.is_global_zero:
             for step, path in surface_paths(Path(trainer.default_root_dir)).items():
                 if step > trainer.global_step:
                     path.unlink()
+            append(
+                Path(trainer.default_root_dir),
+                "start" if trainer.ckpt_path is None else "continue",
+                trainer.global_step,
+                checkpoint=None if trainer.ckpt_path is None else str(trainer.ckpt_path),
+                changed=self.changed,
+                processes=trainer.world_size,
+                nodes=trainer.num_nodes,
+                versions={"mmflow": mmflow.__version__, "torch": torch.__version__},
+            )
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -143,6 +185,8 @@ class RunRecord(Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         self._write_ledger(trainer, data.ledger.summary())
+        if trainer.is_global_zero:
+            append(Path(trainer.default_root_dir), "end", trainer.global_step)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]

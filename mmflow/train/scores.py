@@ -13,7 +13,9 @@ from rich.table import Table
 from mmflow.batch import request_batches
 from mmflow.export import write_media
 from mmflow.metrics.protocol import IID, Frames, Protocol, Question, results
+from mmflow.train.goodput import counted_as
 from mmflow.train.predictions import gather
+from mmflow.train.preemption import is_stopped
 from mmflow.train.progress import stop_bar
 from mmflow.train.run import write_json
 from mmflow.train.store_fill import filled_store, shapes_prompts
@@ -63,7 +65,7 @@ class Scores(Callback):
             self._round(trainer, pl_module, self.quick)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self.quick.prompts and trainer.global_step != self._last_step:
+        if self.quick.prompts and trainer.global_step != self._last_step and not is_stopped(trainer):
             self._report(trainer, self._round(trainer, pl_module, self.quick))
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -110,8 +112,9 @@ class Scores(Callback):
         own = {q.request.index: q for q in questions[trainer.global_rank :: trainer.world_size]}
         batches = list(request_batches((q.request for q in own.values()), pl_module.sampling.batch_size))
         made: list[tuple[int, Frames]] = []
-        for batch in track(batches, "scoring", disable=not trainer.is_global_zero):
-            made += [(r.index, f) for r, f in zip(batch, pl_module.make(batch, data.encoders), strict=True)]
+        with counted_as(trainer, "evaluate"), pl_module.evaluated():
+            for batch in track(batches, "scoring", disable=not trainer.is_global_zero):
+                made += [(r.index, f) for r, f in zip(batch, pl_module.make(batch, data.encoders), strict=True)]
         return [(questions[index], frames) for index, frames in sorted(gather(trainer, made), key=lambda pair: pair[0])]
 
     def _report(self, trainer: pl.Trainer, scores: dict[str, Any]) -> None:

@@ -1,12 +1,12 @@
 """Weights from files: checkpoints of runs, released models, and safetensors. Nothing is ever unpickled."""
 
-import pickle
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
-import torch
 from torch import Tensor, nn
 
 from mmflow.model.archive import Archive, files_of
@@ -15,56 +15,46 @@ from mmflow.model.grow import grown_shapes, start_from
 from mmflow.model.hub import fetch, is_hub_id
 from mmflow.model.interop import open_released, without_memory
 from mmflow.train.ema import CHECKPOINT_KEY
+from mmflow.train.saved import newest
+from mmflow.train.storage import PLAIN, StoredTensors, load_plain
 
 PREFIX = "backbone."
 SHOWN = 6
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """The checkpoint that a user means: a file, or a run directory's `checkpoints/last.ckpt`.
+    """The checkpoint that a user means: itself, or the newest whole one of a run directory.
 
     Raises:
         ValueError: if there is none.
     """
     path = Path(path)
-    if path.is_file():
+    if path.is_file() or (path / PLAIN).is_file():
         return path
-    last = path / "checkpoints" / "last.ckpt"
-    if last.is_file():
-        return last
+    found = newest(path)
+    if found is not None:
+        return found
     if path.is_dir():
-        raise ValueError(f"{path} has no checkpoints/last.ckpt: name a checkpoint file, or a run that has saved one")
+        raise ValueError(
+            f"{path} has no checkpoints/last.ckpt, nor another whole one: name a checkpoint, or a run that has "
+            "saved one"
+        )
     raise ValueError(f"no checkpoint at {path}: name a .ckpt or .safetensors file, or a run directory")
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint's content, tensors mapped from disk.
-
-    Raises:
-        ValueError: if the file holds anything but tensors and plain values.
-    """
-    try:
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(
-            f"{path} is not a checkpoint of tensors and plain values: it is cut short, or holds objects that only a "
-            "pickle could make, which mmflow never runs; convert foreign weights to .safetensors first"
-        ) from error
-    return checkpoint
-
-
 def load_weights(source: str) -> Mapping[str, Tensor]:
-    """The network's weights, named by `RUN|file[@ema|@raw]` or a released model: a diffusers folder, a single file, or
-    the id of one on the Hub.
+    """The network's weights, named by `RUN|checkpoint[@ema|@raw|@ema:DECAY]` or a released model: a diffusers folder, a
+    single file, or the id of one on the Hub.
 
-    A run's average where nothing is said and there is one. Safetensors are read one tensor at a time.
+    A run's average where nothing is said and there is one, the first of several. Safetensors and shards are read one
+    tensor at a time.
 
     Raises:
         ValueError: if the file or the asked-for kind of weights does not exist, or is of another kind or family.
     """
-    match = re.fullmatch(r"(.*?)(?:@(ema|raw))?", source)
+    match = re.fullmatch(r"(.*?)(?:@(ema|raw)(?::([0-9.]+))?)?", source)
     assert match is not None
-    path, kind = Path(match[1]), match[2]
+    path, kind, decay = Path(match[1]), match[2], match[3]
     if is_hub_id(match[1]):
         path = fetch(match[1])
     if path.suffix in (".safetensors", ".gguf") or _is_model_folder(path):
@@ -72,19 +62,87 @@ def load_weights(source: str) -> Mapping[str, Tensor]:
             raise ValueError(f"{path} holds one set of weights, without @ema")
         return _published(find_checkpoint(path) if not path.is_dir() else path)
     path = find_checkpoint(path)
-    checkpoint = load_checkpoint(path)
+    stored = _of_folder(path) if path.is_dir() else _of_file(path)
+    average = stored.averages.get(decay or stored.first)
+    if kind == "ema" and average is None:
+        kinds = ", ".join(f"@ema:{name}" for name in stored.averages)
+        raise ValueError(
+            f"{path} has no averaged weights{f' of decay {decay}' if decay else ''}: ask for {match[1]}@raw"
+            + (f" or {kinds}" if kinds else "")
+        )
+    # The average holds what learns; a table of positions does not, and comes from the raw state.
+    chosen: Mapping[str, Tensor] = stored.raw if average is None or kind == "raw" else stored.raw | average
+    return chosen
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """The networks of a checkpoint: the raw one, and its averages by their decay."""
+
+    raw: Any
+    averages: dict[str, Any]
+    """Dictionaries, or `Renamed` tensors of a folder."""
+    first: str
+
+
+def _of_file(path: Path) -> _Stored:
+    checkpoint = load_plain(path)
     if "state_dict" not in checkpoint:
         raise ValueError(
             f"{path} is no checkpoint of a run: it has no state_dict. Bare weights belong "
             f"in .safetensors: python -c \"import torch, safetensors.torch as s; s.save_file(torch.load('{path}', "
             f"weights_only=True), '{path.with_suffix('.safetensors')}')\""
         )
-    average = checkpoint.get(CHECKPOINT_KEY, {}).get("average")
-    if kind == "ema" and not average:
-        raise ValueError(f"{path} has no averaged weights: ask for {match[1]}@raw")
-    raw = network_weights(checkpoint["state_dict"])
-    # The average holds what learns; a table of positions does not, and comes from the raw state.
-    return {**raw, **average} if average and kind != "raw" else raw
+    ema = checkpoint.get(CHECKPOINT_KEY, {})
+    first = str(ema.get("decays", [""])[0])
+    averages = {first: ema["average"]} if ema.get("average") else {}
+    return _Stored(network_weights(checkpoint["state_dict"]), averages | ema.get("others", {}), first)
+
+
+def _of_folder(path: Path) -> _Stored:
+    stored, ema = StoredTensors(path), load_plain(path / PLAIN).get(CHECKPOINT_KEY, {})
+    raw: dict[str, str] = {}
+    averages: dict[str, dict[str, str]] = {}
+    first = str(ema.get("decays", [""])[0])
+    for place in stored:
+        which, *way, name = json.loads(place)
+        if which == "state_dict" and name.startswith(PREFIX):
+            raw[name.removeprefix(PREFIX)] = place
+        elif which == CHECKPOINT_KEY:
+            averages.setdefault(first if way == ["average"] else way[-1], {})[name] = place
+    views = {decay: Renamed(stored, names) for decay, names in averages.items()}
+    return _Stored(Renamed(stored, raw), views, first)
+
+
+@final
+class Renamed(Mapping):  # of tensors by name; left open, or a checker of types would read one to see
+    """Some of the tensors of a folder, under names of their own; read one at a time."""
+
+    def __init__(self, stored: StoredTensors, places: dict[str, str]) -> None:
+        self.stored, self.places = stored, places
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.stored[self.places[name]]
+
+    def __or__(self, others: "Renamed") -> "Renamed":
+        return Renamed(self.stored, self.places | others.places)
+
+    def meta(self) -> dict[str, Tensor]:
+        """Tensors of the same shapes without memory."""
+        return {name: self.stored.bare(place) for name, place in self.places.items()}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.places)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+
+def only(weights: Mapping[str, Tensor], names: Iterable[str]) -> Mapping[str, Tensor]:
+    """Some of a checkpoint's tensors, still unread where they are."""
+    if isinstance(weights, Renamed):
+        return Renamed(weights.stored, {name: weights.places[name] for name in names})
+    return {name: weights[name] for name in names}
 
 
 def _is_model_folder(path: Path) -> bool:
@@ -136,6 +194,7 @@ def check_weights(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], w
     Raises:
         ValueError: naming depth and width of both sides where they differ, and the tensors that do not fit.
     """
+    found = without_memory(found)
     missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
     wrong = [
         f"{n} {tuple(found[n].shape)} instead of {tuple(expected[n].shape)}"

@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mmflow.train.weights import check_weights, find_checkpoint, load_checkpoint, load_weights, network_weights
+from mmflow.train.storage import load_plain
+from mmflow.train.weights import check_weights, find_checkpoint, load_weights, network_weights
 from tests.conftest import random_mmdit
 
 
@@ -92,7 +93,7 @@ def test_nothing_is_unpickled(run: Path, name: str) -> None:
     (run.parent / "cut.ckpt").write_bytes(whole[: len(whole) // 2])
     (run.parent / "empty.ckpt").touch()
     with pytest.raises(ValueError, match=f"{name} is not a checkpoint of tensors and plain values"):
-        load_checkpoint(path)
+        load_plain(path)
     assert not harm.exists()
 
 
