@@ -26,7 +26,7 @@ from mmflow.data.scan import Row as Row
 from mmflow.data.scan import Skipped as Skipped
 from mmflow.data.store import DIRECT
 
-FORMAT = 1
+FORMAT = 2
 """Of the index file; a reader refuses another."""
 BLOCKS, BLOCK = 64, 4096
 """The fingerprint reads this many blocks of this many bytes, evenly spaced: 256 KiB whatever the size of the tar."""
@@ -128,10 +128,11 @@ def build_index(tar: str | Path) -> ShardIndex:
         raise ValueError(f"{tar}: no readable sample: {reasons}. Remove this tar, or make it again")
     columns = list(zip(*(astuple(row) for row in rows), strict=True))
     about = {"format": FORMAT, "state": asdict(state), "skipped": [asdict(each) for each in skipped]}
-    schema = _SCHEMA.with_metadata({"mmflow": json.dumps(about)})
     table = pa.table(
-        [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema=schema
+        [pa.array(column, field.type) for column, field in zip(columns, _SCHEMA, strict=True)], schema=_SCHEMA
     )
+    text = json.dumps(about)
+    table = table.replace_schema_metadata({"mmflow": text, "digest": _index_digest(text, table)})
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
     write_whole(target, buffer.getvalue())
@@ -151,18 +152,35 @@ def read_index(tar: str | Path, check: bool = True) -> ShardIndex:
     tar = str(tar)
     target = index_path(tar)
     try:
-        table = pq.read_table(pa.BufferReader(DIRECT.read(target)))
+        data = DIRECT.read(target)
     except FileNotFoundError as error:
         raise ValueError(f"{tar}: no index beside it ({target}). Write one: {_way_out(tar)}") from error
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{target}: damaged index ({error}). Write it again: {_way_out(tar)}") from error
-    about = json.loads((table.schema.metadata or {}).get(b"mmflow", b"{}"))
+    try:
+        table = pq.read_table(pa.BufferReader(data))
+        metadata = table.schema.metadata or {}
+        about = json.loads(metadata.get(b"mmflow", b"{}"))
+        if about.get("format") == FORMAT and metadata.get(b"digest") != _index_digest(metadata[b"mmflow"], table):
+            raise ValueError("its digest is another")
+    except (pa.ArrowException, OSError, ValueError, TypeError, AttributeError, MemoryError) as error:
+        raise ValueError(f"{target}: damaged index ({error!r:.200}). Write it again: {_way_out(tar)}") from error
     if about.get("format") != FORMAT or table.schema.names != _SCHEMA.names:
         raise ValueError(f"{target}: index format {about.get('format')}, this mmflow reads {FORMAT}. {_way_out(tar)}")
     state = TarState(**about["state"])
     if check:
         refuse_changed(tar, state)
     return ShardIndex(tar, table, state, tuple(Skipped(**each) for each in about["skipped"]))
+
+
+def _index_digest(about: str | bytes, table: pa.Table) -> bytes:
+    """Of all that an index says: parquet itself does not notice a bit that changed, and an offset that did would give a
+    picture another's caption."""
+    digest = hashlib.blake2b(about.encode() if isinstance(about, str) else about, digest_size=16)
+    for name in table.column_names:
+        column = table.column(name)
+        kind = column.type
+        text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+        digest.update("\0".join(column.to_pylist()).encode() if text else column.to_numpy().tobytes())
+    return digest.hexdigest().encode()
 
 
 def tar_digest(tar: str | Path) -> str:
