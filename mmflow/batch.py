@@ -22,41 +22,19 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from mmflow.said import Recalled, Said
+from mmflow.said import Said
+from mmflow.sample import Hole as Hole
+from mmflow.sample import Key as Key
+from mmflow.sample import Sample as Sample
 
 LEVELS = tuple(k / 8 for k in range(1, 9))
 """Times at which validation loss is taken (SD3 paper, section 5.3.3)."""
-Key = tuple[str | int, ...]
-"""Whose draw or sample it is: (source, shard, member)."""
 Groups = tuple[Float[Tensor, "_ _ _ _ _"], ...]
 
 
 def count(groups: tuple[Tensor, ...]) -> int:
     """Number of samples in a bag."""
     return sum(len(group) for group in groups)
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One decoded item of a source, not yet part of a step."""
-
-    key: Key
-    """(source, shard, member): unique over all sources."""
-    visit: int
-    """Passes over its source before this one."""
-    frames: UInt8[np.ndarray, "T H W 3"]
-    """RGB, already cropped to its bucket; of no memory where the latents were recalled."""
-    caption: str
-    recalled: Recalled | None = None
-
-
-@dataclass(frozen=True)
-class Hole:
-    """A planned sample that could not be read. It is never replaced: it counts zero in the loss and is reported."""
-
-    key: Key
-    reason: str
-    detail: str = ""
 
 
 @dataclass(frozen=True)
@@ -167,6 +145,10 @@ class Batch:
     """Validation: levels of each sample, which is read once. Pixels and captions are per sample; u, eps, keys and
     visits, like latents and conditioning, per sample and level, levels fastest."""
     holes: tuple[Hole, ...] = ()
+    fates: tuple[str, ...] = ()
+    """How much of each sample's file was used, see `Sample.fate`; () is all of each."""
+    framed: Float[Tensor, "_ 4"] | None = None
+    """Of each sample what `Sample.framed` says; None where no source says it."""
     kept: Bool[Tensor, "S E"] | None = None
     """Which of the E text encoders see each caption (host memory); None is all of them."""
     unknown: tuple[Bool[Tensor, "_ 1 _ _ _"], ...] | None = None
@@ -193,6 +175,7 @@ class Batch:
             unknown=None if self.unknown is None else move(self.unknown),
             u=self.u.to(device, non_blocking=non_blocking),
             eps=move(self.eps),
+            framed=None if self.framed is None else move((self.framed,))[0],
             raw=None if self.raw is None else tuple(None if r is None else move((r,))[0] for r in self.raw),
             said={name: said.to(device, non_blocking) for name, said in self.said.items()},
             latents=None if self.latents is None else move(self.latents),

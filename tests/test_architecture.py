@@ -9,7 +9,8 @@ import pytest
 ROOT = Path(__file__).parent.parent / "mmflow"
 ALLOWED = {
     "said": set(),
-    "batch": {"said"},
+    "sample": {"said"},
+    "batch": {"said", "sample"},
     "draws": set(),
     "shapes": set(),
     "flow": set(),

@@ -8,6 +8,7 @@ with what differs.
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any, Literal, final
 
@@ -50,7 +51,7 @@ def describe(
             "encoder": dict(latents),
             "preprocessing": PREPROCESSING,
             "buckets": framing.sizes,
-            "frames": framing.frames,
+            "frames": framing.legal_frames,
             "fps": framing.fps,
             "background": framing.background,
             "crop": "middle",
@@ -245,10 +246,12 @@ class CachedSource(AbstractSource):
         if LATENTS in self._cache.parts:
             caption = self._source.draw_caption(item, stored.captions)
             blank = np.broadcast_to(np.uint8(0), (*item.shape, 3))
-            return Sample(item.key, item.visit, blank, caption, self._cache.recalled(stored, caption))
+            fate, framed = self._source.framing.told(row, item.shape)
+            recalled = self._cache.recalled(stored, caption)
+            return Sample(item.key, item.visit, blank, caption, recalled, fate, framed)
         sample = self._source.read(item)
         recalled = self._cache.recalled(stored, sample.caption)
-        return Sample(sample.key, sample.visit, sample.frames, sample.caption, recalled)
+        return replace(sample, recalled=recalled)
 
     def caption(self, item: Item) -> str:
         return self._source.caption(item)

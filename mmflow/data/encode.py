@@ -10,6 +10,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -94,7 +95,9 @@ class _Chunks(Dataset[list[Read]]):
                 return Read(row.key, None, mix.read(read_caption(self.tar, row), about))
             media, txt = read_sample(self.tar, row)
             captions = mix.read(txt, about)
-            frames = framing.pixels(row.kind, media, nearest_bucket(row.height, row.width, framing.sizes))
+            length = 1 if row.kind == "picture" else framing.frames_for(np.array([row.duration]))[0]
+            shape = (length, *nearest_bucket(row.height, row.width, framing.sizes))
+            frames = framing.pixels(row.kind, media, shape)
         except UnreadableSample as error:
             return Read(row.key, None, {}, (error.reason, error.detail))
         return Read(row.key, torch.from_numpy(frames).permute(3, 0, 1, 2).contiguous(), captions)

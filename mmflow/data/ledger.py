@@ -2,17 +2,23 @@
 
 import warnings
 from collections import Counter, deque
+from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 import torch.distributed as dist
 
-from mmflow.batch import Batch
+from mmflow.batch import Batch, Key
 
 JUDGED_FROM, JUDGED = 1000, 10_000
 """Of the last `JUDGED` samples the share of unreadable ones is judged, once there are `JUDGED_FROM`."""
 USED = "used"
 EXAMPLES = 5
 """Samples that are named for each reason."""
+
+
+def _place(key: Key, shape: tuple[int, ...]) -> tuple[str, str]:
+    """(source and medium, bucket) of a planned sample."""
+    return f"{key[0]}/{'picture' if shape[0] == 1 else 'clip'}", "x".join(map(str, shape))
 
 
 @final
@@ -33,6 +39,8 @@ class Ledger:
         self.size: int | None = None
         """Samples of the set; None is endless."""
         self.counts: Counter[str] = Counter()
+        self.fates: Counter[tuple[str, str, str]] = Counter()
+        """(source and medium, bucket, fate): every planned sample is in exactly one of these counts."""
         self.examples: dict[str, list[str]] = {}
         self._recent: deque[tuple[int, int]] = deque()
         """(samples, bad ones) of each of the last batches."""
@@ -53,6 +61,10 @@ class Ledger:
             if len(named) < EXAMPLES and said not in named:
                 named.append(said)
             self.counts[hole.reason] += 1
+            self.fates[(*_place(hole.key, hole.shape), hole.reason)] += 1
+        shapes = (tuple(p.shape[2:]) for p, e in zip(batch.pixels, batch.eps, strict=True) for _ in range(len(e)))
+        for key, shape, fate in zip(batch.keys, shapes, batch.fates or ("whole",) * len(batch), strict=True):
+            self.fates[(*_place(key, shape), fate)] += 1
         self._remember(len(batch) + len(batch.holes), len(batch.holes))
         self._judge()
 
@@ -75,25 +87,41 @@ class Ledger:
                 f"{self.max_bad_fraction}: {what}"
             )
 
+    def restore(self, samples: Mapping[str, int], fates: Sequence[Sequence[Any]]) -> None:
+        """Counts of a checkpoint: what `total` and `rows` gave."""
+        self.counts = Counter(samples)
+        self.fates = Counter({(source, bucket, fate): number for source, bucket, fate, number in fates})
+
+    def rows(self) -> list[tuple[str, str, str, int]]:
+        """(source and medium, bucket, fate, samples) over all ranks. To be called on every rank."""
+        fates = sum((Counter(more) for *_, more in self._of_all_ranks()), Counter[tuple[str, str, str]]())
+        return [(*each, number) for each, number in sorted(fates.items())]
+
     def total(self) -> dict[str, int]:
         """The counts of all ranks. To be called on every rank."""
-        return dict(sum((Counter(counts) for counts, _ in self._of_all_ranks()), Counter[str]()))
+        return dict(sum((Counter(counts) for counts, *_ in self._of_all_ranks()), Counter[str]()))
 
     def summary(self, all_ranks: bool = True) -> dict[str, Any]:
         """Counts, and for every reason some samples by name.
 
         all_ranks  to be called on every rank; else of this one
         """
-        parts = self._of_all_ranks() if all_ranks else [(self.counts, self.examples)]
+        parts = self._of_all_ranks() if all_ranks else [(self.counts, self.examples, self.fates)]
         named: dict[str, list[str]] = {}
-        for _, examples in parts:
+        for _, examples, _ in parts:
             for reason, some in examples.items():
                 named.setdefault(reason, []).extend(some)
-        counts = dict(sum((Counter(counts) for counts, _ in parts), Counter[str]()))
-        return {"samples": counts, "examples": {reason: some[:EXAMPLES] for reason, some in named.items()}}
+        counts = dict(sum((Counter(counts) for counts, *_ in parts), Counter[str]()))
+        fates = sum((Counter(more) for *_, more in parts), Counter[tuple[str, str, str]]())
+        rows = [(*each, number) for each, number in sorted(fates.items())]
+        return {
+            "samples": counts,
+            "fates": rows,
+            "examples": {reason: some[:EXAMPLES] for reason, some in named.items()},
+        }
 
     def _of_all_ranks(self) -> list[Any]:
-        own = (dict(self.counts), self.examples)
+        own = (dict(self.counts), self.examples, dict(self.fates))
         if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
             return [own]
         parts: list[Any] = [None] * dist.get_world_size()

@@ -7,12 +7,14 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 
 from mmflow.batch import Request
+from mmflow.data.accounts import Fates, accounts
 from mmflow.data.decode import UnreadableSample
 from mmflow.data.exclude import NOTHING, Excluded
 from mmflow.data.interleave import Interleave
@@ -98,8 +100,8 @@ class Mix:
 
     def shapes(self) -> list[tuple[int, int, int]]:
         """Every (T, H, W) in pixels that a sample can have."""
-        frames = {"picture": 1, "clip": self.framing.frames}
-        return [(frames[medium], *size) for medium, _ in self.media() for size in self.framing.sizes]
+        lengths = {"picture": (1,), "clip": self.framing.legal_frames}
+        return [(n, *size) for medium, _ in self.media() for n in lengths[medium] for size in self.framing.sizes]
 
     def name(self) -> str:
         """What the order depends on: the world or the patterns of the shards."""
@@ -108,6 +110,10 @@ class Mix:
         listed = [self.train_shards] if isinstance(self.train_shards, str) else self.train_shards
         plain = [dataclasses.asdict(each) if isinstance(each, ShardGroup) else each for each in listed]
         return json.dumps(plain[0] if isinstance(self.train_shards, str) else plain)
+
+    def accounts(self, fates: Fates, position: int) -> dict[str, Any]:
+        """What became of every item of the training shards; see `accounts.accounts`."""
+        return accounts(self.train[0], fates, position)
 
     def tars(self) -> list[str]:
         """Every tar of training and validation."""

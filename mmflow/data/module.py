@@ -1,7 +1,6 @@
 """The data module: sources, plan, loaders, and everything frozen."""
 
 import dataclasses
-from collections import Counter
 from typing import Any, Literal, final
 
 import lightning.pytorch as pl
@@ -51,7 +50,7 @@ class FlowData(pl.LightningDataModule):
         resolution: shards: side of the square whose area every picture and frame is brought to. Pixels.
         aspects: shards: aspect ratios (width / height) of the buckets.
         multiple: shards: height and width are multiples of this: autoencoder stride x patch size.
-        frames: shards: frames of a clip.
+        frames: shards: frames of a clip; of several numbers a clip takes the most that its duration holds.
         fps: shards: frames per second of a clip.
         background: shards: red, green and blue (0 to 255) under what is transparent in a picture.
         store: shards: retries, and a file cache of bounded size, for tars that lie elsewhere.
@@ -93,7 +92,7 @@ class FlowData(pl.LightningDataModule):
         resolution: int = 256,
         aspects: list[float] = list(ASPECTS),  # noqa: B006 - jsonargparse shows the default; it is never changed
         multiple: int = 16,
-        frames: int = 16,
+        frames: int | list[int] = 16,
         fps: float = 8.0,
         background: tuple[int, int, int] = (255, 255, 255),
         store: Store = DIRECT,
@@ -119,8 +118,9 @@ class FlowData(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         check_shares(clip_share=clip_share, caption_dropout=caption_dropout)
-        passes = 1 if epochs is None else epochs
-        check_counts(1, frames=frames, epochs=passes, prompt_frames=prompt_frames, val_batch_size=val_batch_size)
+        lengths = (frames,) if isinstance(frames, int) else tuple(sorted(set(frames)))
+        shortest, passes = min(lengths, default=0), 1 if epochs is None else epochs
+        check_counts(1, frames=shortest, epochs=passes, prompt_frames=prompt_frames, val_batch_size=val_batch_size)
         check_counts(0, val_samples=val_samples, num_workers=num_workers)
         check_clips_and_colours(fps, background, decode_timeout)
         self.encoders = Encoders(autoencoder, text_encoder)
@@ -129,7 +129,7 @@ class FlowData(pl.LightningDataModule):
         self.step_size = StepSize.of(batch_size, step_budget, tokens_per_device, packing)
         self.batch_size = self.step_size.chunk
         self.val_samples, self.val_batch_size = val_samples, val_batch_size
-        self.resolution, self.frames, self.fps = resolution, frames, fps
+        self.resolution, self.frames, self.fps = resolution, lengths[-1], fps
         self.epochs = epochs
         self.prompts, self.prompt_frames, self.prompt_seed = prompts, prompt_frames, prompt_seed
         self.num_workers, self.seed = num_workers, seed
@@ -137,7 +137,8 @@ class FlowData(pl.LightningDataModule):
         self.latent_channels = autoencoder.channels
         self.context_width, self.pooled_width = text_encoder.context_width, text_encoder.pooled_width
         if train_shards is None:
-            self.resolution, self.frames, self.fps = world.size, world.frames, world.fps
+            self.resolution, self.fps, lengths = world.size, world.fps, (world.frames,)
+            self.frames = world.frames
             self.sizes: tuple[tuple[int, int], ...] = ((world.size, world.size),)
         else:
             check_multiple(multiple, autoencoder.stride)
@@ -154,6 +155,7 @@ class FlowData(pl.LightningDataModule):
             background,
             CaptionMix(tuple(captions.items())),
             decode_timeout,
+            lengths,
         )
         self.cache_use = CacheUse(cache, None if self.is_shapes else cache_folder, framing, known.gives)
         self.mix = Mix(world, train_shards, val_shards, clip_share, framing, seed, store, Excluded.read(exclude))
@@ -192,7 +194,9 @@ class FlowData(pl.LightningDataModule):
         return 0 if self._training is None else self._training.order.position
 
     def state_dict(self) -> dict[str, Any]:
-        return {} if self._training is None else {**self._training.order.state(), "samples": self.ledger.total()}
+        if self._training is None:
+            return {}
+        return {**self._training.order.state(), "samples": self.ledger.total(), "fates": self.ledger.rows()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._restored = state_dict
@@ -206,7 +210,8 @@ class FlowData(pl.LightningDataModule):
         if self._restored:
             training.take_up(self._restored)
             # The checkpoint holds the counts of all ranks; one of them carries them on.
-            self.ledger.counts = Counter(self._restored["samples"] if self.trainer.global_rank == 0 else {})  # type: ignore[union-attr]
+            if self.trainer.global_rank == 0:  # type: ignore[union-attr]
+                self.ledger.restore(self._restored["samples"], self._restored.get("fates", ()))
         self._end_after(training.num_steps)
 
     def describe(self) -> list[str]:

@@ -99,7 +99,7 @@ class ShareReader(Dataset[Batch]):
             try:
                 sample = self.sources[item.source].read(item)
             except UnreadableSample as error:
-                holes.append(Hole(item.key, error.reason, error.detail))
+                holes.append(Hole(item.key, error.reason, error.detail, item.shape))
                 continue
             samples.append((sample, 0.0 if self.levels else self.draws.u(item.key, item.visit, item.position)))
         return self._batch(samples, holes, share)
@@ -132,6 +132,8 @@ class ShareReader(Dataset[Batch]):
             closes_step=share.closes_step,
             repeats=len(self.levels or (0,)),
             holes=tuple(holes),
+            fates=tuple(sample.fate for sample, _ in samples for _ in self._visits(sample)),
+            framed=_framed([sample for sample, _ in samples]),
             unknown=_masks(unknown, pixels),
             kept=torch.stack(kept) if kept else torch.ones(0, self.draws.num_encoders, dtype=torch.bool),
             raw=_raw([[sample for sample, _ in group] for group in groups]),
@@ -141,6 +143,11 @@ class ShareReader(Dataset[Batch]):
     def _noise(self, sample: Sample, visit: int) -> Tensor:
         shape = self.latent_shape(*sample.frames.shape[:3])
         return draws.normal(self.draws.seed, "eps", sample.key, visit, shape)
+
+
+def _framed(samples: list[Sample]) -> Tensor | None:
+    told = [sample.framed for sample in samples if sample.framed is not None]
+    return torch.tensor(told) if told and len(told) == len(samples) else None
 
 
 def _is_recalled(sample: Sample) -> bool:

@@ -7,13 +7,14 @@ from functools import lru_cache
 from typing import final
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch.utils.data import get_worker_info
 
 from mmflow import draws
 from mmflow.batch import Sample
 from mmflow.data.apart import take_apart
 from mmflow.data.caption_mix import ONLY_TXT, CaptionMix
+from mmflow.data.decode import CLOCK
 from mmflow.data.index import Row, ShardIndex, read_index, refuse_changed
 from mmflow.data.manifest import folder_of
 from mmflow.data.order import WINDOW, Begun, ShuffledShards
@@ -22,7 +23,7 @@ from mmflow.data.places import Medium, Places, places_in
 from mmflow.data.plan import Item
 from mmflow.data.shard import read_about, read_caption, read_sample
 from mmflow.data.store import DIRECT, Store
-from mmflow.data.transform import Size, nearest_buckets
+from mmflow.data.transform import Size, cut_away, nearest_buckets
 from mmflow.shapes.world import World
 
 _PLACE_BITS = 32
@@ -97,11 +98,12 @@ class Framing:
 
     Attributes:
         sizes: legal (height, width) pairs; each sample goes to the one of nearest aspect.
-        frames: of a clip.
+        frames: of a clip; of the longest where there are several lengths.
         fps: of a clip; frames are picked by time.
         random: draw the crop and the first frame anew at each visit; else the middle, as validation wants it.
         background: red, green and blue under what is transparent.
         captions: which caption is taken.
+        lengths: legal numbers of frames, ascending; a clip takes the most that its duration holds. () is `frames`.
         timeout: seconds for decoding a file, which loader's workers have done in a process apart; None: not apart.
     """
 
@@ -112,19 +114,46 @@ class Framing:
     background: tuple[int, int, int] = (255, 255, 255)
     captions: CaptionMix = ONLY_TXT
     timeout: float | None = None
+    lengths: tuple[int, ...] = ()
+
+    @property
+    def legal_frames(self) -> tuple[int, ...]:
+        """Numbers of frames that a clip can have, ascending."""
+        return self.lengths or (self.frames,)
+
+    def frames_for(self, durations: Float[np.ndarray, " n"]) -> list[int]:
+        """Of clips that last so many seconds: the most that fit; the fewest where none do, which reading then tells."""
+        legal = np.array(self.legal_frames)  # n frames span (n - 1) / fps; `pick_frames` wants a CLOCK more
+        fitting = ((legal - 1) / self.fps)[None] + CLOCK < durations[:, None]
+        return [int(n) for n in legal[np.maximum(fitting.sum(1) - 1, 0)]]
 
     def pixels(
-        self, medium: Medium, media: bytes, size: Size, crop: tuple[float, float] = (0.5, 0.5), start: float = 0.5
+        self,
+        medium: Medium,
+        media: bytes,
+        shape: tuple[int, int, int],
+        crop: tuple[float, float] = (0.5, 0.5),
+        start: float = 0.5,
     ) -> UInt8[np.ndarray, "T H W 3"]:
-        """A media file as a sample of `size`; `crop` and `start` in [0, 1) place it in what it has more.
+        """A media file as a sample of T x H x W pixels; `crop` and `start` in [0, 1) place it in what it has more.
 
         Raises:
             UnreadableSample: if it cannot be decoded.
         """
-        shot = Shot(medium, size, crop, self.frames, self.fps, start, self.background)
+        shot = Shot(medium, shape[1:], crop, shape[0], self.fps, start, self.background)
         if self.timeout is None or get_worker_info() is None:
             return take(media, shot)
         return take_apart(media, shot, self.timeout)
+
+    def told(
+        self, row: Row, shape: tuple[int, int, int], crop: tuple[float, float] = (0.5, 0.5)
+    ) -> tuple[str, tuple[float, float, float, float]]:
+        """`fate` and `framed` of a sample, from what the index says of its file."""
+        top, left, is_part = cut_away((row.height, row.width), shape[1:], crop)
+        # A frame and a half more than is taken: a clip of exactly so many frames is whole.
+        is_short = row.kind == "clip" and row.duration > (shape[0] + 0.5) / self.fps
+        fate = "cut_short" if is_short else "cropped" if is_part else "whole"
+        return fate, (float(row.height), float(row.width), top, left)
 
 
 @dataclass(frozen=True)
@@ -137,6 +166,7 @@ class _Located:
     keys: list[tuple[str, str]]
     """(shard, member) of each."""
     sizes: list[Size]
+    frames: list[int]
     characters: list[int]
 
 
@@ -197,7 +227,9 @@ class ShardSource(AbstractSource):
     def _located(self, nth: int) -> _Located:
         window, places = self.order.around(nth), self.places
         shards, place_of = window.shards, np.empty(len(window.shards), np.int64)
-        columns: dict[str, np.ndarray] = {name: np.empty(len(shards), object) for name in ("key", "height", "width")}
+        columns: dict[str, np.ndarray] = {
+            name: np.empty(len(shards), object) for name in ("key", "height", "width", "duration")
+        }
         columns["caption_length"] = np.empty(len(shards), np.int64)
         for shard in np.unique(shards).tolist():
             index, here = self._index(shard), shards == shard
@@ -211,6 +243,7 @@ class ShardSource(AbstractSource):
             for name, column in columns.items():
                 column[here] = index.column(name)[place_of[here]]
         heights, widths = columns["height"].astype(np.int64), columns["width"].astype(np.int64)
+        durations = columns["duration"].astype(np.float64)
         names = [places.names[shard] for shard in shards.tolist()]
         return _Located(
             first=window.first,
@@ -218,6 +251,7 @@ class ShardSource(AbstractSource):
             rows=((shards << _PLACE_BITS) | place_of).tolist(),
             keys=list(zip(names, columns["key"].tolist(), strict=True)),
             sizes=nearest_buckets(heights, widths, self.framing.sizes),
+            frames=[1] * len(shards) if self.medium == "picture" else self.framing.frames_for(durations),
             characters=columns["caption_length"].tolist(),
         )
 
@@ -226,14 +260,13 @@ class ShardSource(AbstractSource):
         if located is None or not located.first <= nth < located.first + len(located.rows):
             located = self._last = self._located(nth)
         i = nth - located.first
-        frames = 1 if self.medium == "picture" else self.framing.frames
         return Item(
             source,
             located.rows[i],
             located.visit,
             position,
             (self.name, *located.keys[i]),
-            (frames, *located.sizes[i]),
+            (located.frames[i], *located.sizes[i]),
             located.characters[i],
         )
 
@@ -249,8 +282,10 @@ class ShardSource(AbstractSource):
         if self.framing.random:
             u, v = draws.uniform(self.seed, "crop", item.key, item.visit, (2,)).tolist()
             crop, start = (u, v), float(draws.uniform(self.seed, "start_frame", item.key, item.visit))
-        frames = self.framing.pixels(self.medium, media, item.shape[1:], crop, start)
-        return Sample(item.key, item.visit, frames, self.draw_caption(item, self._captions(tar, row, txt)))
+        frames = self.framing.pixels(self.medium, media, item.shape, crop, start)
+        fate, framed = self.framing.told(row, item.shape, crop)
+        caption = self.draw_caption(item, self._captions(tar, row, txt))
+        return Sample(item.key, item.visit, frames, caption, fate=fate, framed=framed)
 
     def caption(self, item: Item) -> str:
         tar, row = self._find(item.row)

@@ -61,6 +61,15 @@ def nearest_buckets(
     return [sizes[i] for i in nearest.tolist()]
 
 
+def cut_away(source: Size, size: Size, crop: tuple[float, float]) -> tuple[float, float, bool]:
+    """(top, left) of the part of a picture that `resize_cover_crop` takes, in the picture's own pixels, and whether it
+    is but a part: at least one pixel of the result would stand out on some side.
+    """
+    scale = max(size[0] / source[0], size[1] / source[1])
+    rest_height, rest_width = source[0] - size[0] / scale, source[1] - size[1] / scale
+    return crop[1] * rest_height, crop[0] * rest_width, max(rest_height, rest_width) * scale >= 1
+
+
 def resize_cover_crop(
     frames: UInt8[np.ndarray, "T H W 3"], size: Size, crop: tuple[float, float] = (0.5, 0.5)
 ) -> UInt8[np.ndarray, "T h w 3"]:

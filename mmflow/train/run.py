@@ -12,6 +12,7 @@ from torch.distributed.fsdp import FSDPModule
 
 import mmflow
 from mmflow.metrics.surface_file import surface_paths
+from mmflow.train.accounts import close_books
 from mmflow.train.history import append
 from mmflow.train.loggers import RunCsv
 from mmflow.train.parallel import Parallel
@@ -184,9 +185,14 @@ class RunRecord(Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        self._write_ledger(trainer, data.ledger.summary())
+        summary = data.ledger.summary()
+        if trainer.is_global_zero:
+            summary |= data.mix.accounts(summary["fates"], data.position)
+        self._write_ledger(trainer, summary)
         if trainer.is_global_zero:
             append(Path(trainer.default_root_dir), "end", trainer.global_step)
+            if not data.is_shapes:
+                close_books(trainer, summary)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]

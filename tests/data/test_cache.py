@@ -141,7 +141,7 @@ def test_a_stale_or_incomplete_cache_is_refused(shards: Path, cache: Path, tmp_p
 
 
 def test_another_description_is_not_written_over(shards: Path, cache: Path) -> None:
-    with pytest.raises(ValueError, match=r"made otherwise:\n  latents\.frames: 4 in the cache, 6 now"):
+    with pytest.raises(ValueError, match=r"made otherwise:\n  latents\.frames: \[4\] in the cache, \[6\] now"):
         encoded(shards, cache, frames=6)
 
 

@@ -1,7 +1,7 @@
 """Damaged tars and indexes: an error or the sample, never a crash, a hang, or a picture with another's caption.
 
 Every picture and its caption carry the same number, and every caption a checksum, so a wrong pair shows. The number of
-cases is 1,000 each, or MMFLOW_FUZZ_CASES; docs/fuzz.md has what 100,000 found.
+cases is 1,000 each; MMFLOW_FUZZ_CASES=100000 MMFLOW_FUZZ_REPORT=report.json makes a long one and writes what it saw.
 """
 
 import hashlib

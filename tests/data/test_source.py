@@ -4,12 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from media import codes, make_shards
+from media import coded_clip, codes, make_shards
 
 from mmflow import draws
 from mmflow.data.decode import UnreadableSample
-from mmflow.data.index import read_index
+from mmflow.data.index import build_index, read_index
 from mmflow.data.places import choose_places, held_out
+from mmflow.data.shard import ShardSample, write_shard
 from mmflow.data.source import Framing, ShapesSource, ShardSource
 from mmflow.shapes.world import World
 
@@ -120,3 +121,18 @@ def test_a_bad_file_is_an_unreadable_sample(tmp_path: Path) -> None:
     with pytest.raises(UnreadableSample) as raised:
         source.read(good)
     assert raised.value.reason == "missing"
+
+
+def test_a_clip_takes_the_most_frames_that_its_duration_holds(tmp_path: Path) -> None:
+    """At 5 a second, 4, 8 and 16 frames span 0.6, 1.4 and 3 seconds; clips of 20 and 9 frames at 10 last 2 and 0.9."""
+    framing = Framing(sizes=((16, 16),), frames=16, fps=5.0, random=True, lengths=(4, 8, 16))
+    assert framing.frames_for(np.array([0.0, 0.6, 0.602, 1.4, 1.402, 3.1, 99.0])) == [4, 4, 4, 4, 8, 16, 16]
+    media = [coded_clip(tmp_path / "long.mp4"), coded_clip(tmp_path / "short.mp4", frames=9)]
+    samples = [ShardSample(f"{n:09d}", "mp4", data, f"clip {n}") for n, data in enumerate(media)]
+    write_shard(tmp_path / "00000.tar", samples)
+    build_index(tmp_path / "00000.tar")
+    places = choose_places("s", (str(tmp_path / "00000.tar"),), "all")["clip"]
+    source = ShardSource("s", "clip", places, framing, seed=0)
+    items = {item.key[-1]: item for item in (source.locate(0, nth, nth) for nth in range(2))}
+    assert {key: item.shape[0] for key, item in items.items()} == {"000000000": 8, "000000001": 4}
+    assert {key: source.read(item).frames.shape[0] for key, item in items.items()} == {"000000000": 8, "000000001": 4}
