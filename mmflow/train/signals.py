@@ -16,6 +16,7 @@ from mmflow.metrics.proxy import AbstractProxy
 from mmflow.metrics.signal import AbstractSignal, Made, ProxySignal, ShapesSignal, digest
 from mmflow.metrics.signal_file import Round, folder_of, read_rounds
 from mmflow.train.predictions import gather
+from mmflow.train.preemption import RECEIVED, STOP
 from mmflow.train.signal_media import show, write_round
 from mmflow.train.throughput import Throughput
 from mmflow.train.validation import spread
@@ -242,5 +243,5 @@ class Signals(Callback):
 
 def is_to_stop(trainer: pl.Trainer) -> bool:
     """Whether somebody has asked this process to end the run."""
-    asked = trainer.should_stop or trainer.received_sigterm
-    return bool(asked) or (Path(trainer.default_root_dir) / "STOP").exists()
+    asked = trainer.should_stop or trainer.received_sigterm or RECEIVED
+    return bool(asked) or (Path(trainer.default_root_dir) / STOP).exists()
