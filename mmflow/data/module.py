@@ -182,12 +182,6 @@ class FlowData(pl.LightningDataModule):
             self.ledger.size = self._training.size
             self._take_up()
 
-    def _end_after(self, num_steps: int | None) -> None:
-        """Ends the run after so many optimizer steps, counted from its start, unless `max_steps` ends it before."""
-        if num_steps is not None:
-            loop: Any = self.trainer.fit_loop.epoch_loop  # type: ignore[union-attr]
-            loop.max_steps = num_steps if loop.max_steps < 0 else min(num_steps, loop.max_steps)
-
     @property
     def position(self) -> int:
         """Place in the plan where the next step begins."""
@@ -212,7 +206,7 @@ class FlowData(pl.LightningDataModule):
             # The checkpoint holds the counts of all ranks; one of them carries them on.
             if self.trainer.global_rank == 0:  # type: ignore[union-attr]
                 self.ledger.restore(self._restored["samples"], self._restored.get("fates", ()))
-        self._end_after(training.num_steps)
+        training.end_in_time(self.trainer)
 
     def describe(self) -> list[str]:
         """What is trained on and in which steps, in lines for people."""

@@ -79,12 +79,14 @@ class Training:
         """
         self._changed = self.order.take_up(state)
 
-    @property
-    def num_steps(self) -> int | None:
-        """Optimizer steps of the run, from its start; None if only the trainer ends it."""
-        order = self.order
-        end = order.plan.end
-        return None if end is None else order.steps + order.plan.num_steps(order.position, end)
+    def end_in_time(self, trainer: Any) -> None:
+        """Ends the run after its epochs, if it has some, in optimizer steps from its start; `max_steps` may end it
+        before.
+        """
+        order, loop = self.order, trainer.fit_loop.epoch_loop
+        if order.plan.end is not None:
+            steps = order.steps + order.plan.num_steps(order.position, order.plan.end)
+            loop.max_steps = steps if loop.max_steps < 0 else min(steps, loop.max_steps)
 
     def describe(self) -> list[str]:
         """What is trained on and in which steps, in lines for people."""
