@@ -37,16 +37,19 @@ def measure(module: Any, data: Any) -> Size:
         data: the FlowData of a world of pictures.
 
     Raises:
-        ValueError: if there are clips among them.
+        ValueError: if there are clips among them, or steps are not of equal numbers of samples.
     """
     shapes = data.mix.shapes()
     if len(shapes) > 1 or shapes[0][0] > 1:
         raise ValueError("the FLOPs of a step are counted for pictures of one size: set data.clip_share 0")
-    items = [data.world.picture(0, "train", index) for index in range(data.batch_size)]
+    samples = data.step_size.batch_size
+    if samples is None:
+        raise ValueError("the FLOPs of a step are counted for steps of equal numbers: set data.batch_size")
+    items = [data.world.picture(0, "train", index) for index in range(samples)]
     text: TextFeatures = data.encoders.text.encode([item.caption for item in items])
     shape = data.encoders.latent_shape(*shapes[0])
-    z = torch.empty(data.batch_size, *shape, device="meta")
-    t = torch.empty(data.batch_size, device="meta")
+    z = torch.empty(samples, *shape, device="meta")
+    t = torch.empty(samples, device="meta")
     with FlopCounterMode(display=False) as counter:
         (out,) = module.backbone((z,), t, Conditioning(text.to("meta")))
         out.sum().backward()
@@ -63,8 +66,10 @@ def size_of_run(config: Path) -> Size:
 
 def sizes(study: Study) -> dict[str, Size]:
     """Value of the axis `rows` -> size, built from each cell's own command line."""
+    from mmflow.__main__ import quieten
     from mmflow.cli import MmflowCLI
 
+    quieten()
     found: dict[str, Size] = {}
     for cell in study.cells():
         label = cell.labels[study.rows]

@@ -19,7 +19,7 @@ def data(words: int) -> SimpleNamespace:
         return TextFeatures(torch.randn(2 * b * words, 16), torch.full((b, 2), words), torch.randn(b, 8))
 
     return SimpleNamespace(
-        batch_size=4,
+        step_size=SimpleNamespace(batch_size=4),
         world=SimpleNamespace(picture=lambda *_: SimpleNamespace(caption="a")),
         encoders=SimpleNamespace(text=SimpleNamespace(encode=encode), latent_shape=lambda *shape: (3, *shape)),
         mix=SimpleNamespace(shapes=lambda: [(1, 8, 8)]),
@@ -46,6 +46,10 @@ def test_flops_of_clips_are_not_counted() -> None:
     both.mix = SimpleNamespace(shapes=lambda: [(1, 8, 8), (4, 8, 8)])
     with pytest.raises(ValueError, match="clip_share 0"):
         measure(SimpleNamespace(backbone=None), both)
+    unequal = data(3)
+    unequal.step_size = SimpleNamespace(batch_size=None)
+    with pytest.raises(ValueError, match=r"set data\.batch_size"):
+        measure(SimpleNamespace(backbone=None), unequal)
 
 
 def test_what_is_not_matched_is_said() -> None:
