@@ -27,7 +27,7 @@ def build() -> torch.nn.Module:
 def trainer(folder: Path, module: FlowModule, data: FlowData, rank: int = 0, world_size: int = 1) -> pl.Trainer:
     """As much of a trainer as validation asks for."""
     ema = Ema()
-    ema.average = {name: p.detach() * 0.5 for name, p in module.backbone.named_parameters()}
+    ema.averages[ema.decays[0]] = {name: p.detach() * 0.5 for name, p in module.backbone.named_parameters()}
     members = dict(
         lightning_module=module,
         datamodule=data,
