@@ -29,6 +29,7 @@ def index_of(tar: str, size: int, of: str, medium: Medium) -> ShardIndex:
             "kind": [medium] * size,
             "height": np.array(height, np.int64),
             "width": np.array(width, np.int64),
+            "duration": np.full(size, 0.0 if medium == "picture" else 10.0),
             "caption_length": np.arange(size, dtype=np.int64) * 7 % 200,
         }
     )
