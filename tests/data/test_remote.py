@@ -75,8 +75,8 @@ def test_a_decoder_that_dies_costs_its_samples_and_not_the_run(tmp_path: Path, m
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """An S3 bucket of a server in this process; s3fs finds it by the environment, as users' do."""
-    import boto3
     pytest.importorskip("moto", reason='needs pip install -e ".[test-s3]"')
+    import boto3
     import s3fs
     from moto.server import ThreadedMotoServer
 
