@@ -15,8 +15,10 @@ from lightning.pytorch.callbacks import Callback
 
 EXIT_STATUS = 76
 """Of a process that the watchdog ends: tools/slurm/train.sbatch has SLURM start such a job again."""
-GATHERING = 5.0
-"""Seconds that the first process waits for the reports of the others."""
+GATHERING = 30.0
+"""Seconds that processes wait for each other's reports at most: they do not begin to stand still at the same moment."""
+SAYING = 2.0
+"""Seconds that the first process needs to say what it found: the first that ends takes the others with it."""
 
 
 @final
@@ -99,6 +101,7 @@ class Watchdog(Callback):
 
     def _report(self) -> None:
         folder, rank, world = self._place
+        since = time.time() - (time.monotonic() - self._alive)
         with suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
             about = {"rank": rank, "step": self.step, "phase": self.phase, "node": os.uname().nodename}
@@ -106,21 +109,32 @@ class Watchdog(Callback):
             with (folder / f"rank-{rank:05d}.txt").open("w") as file:
                 faulthandler.dump_traceback(file, all_threads=True)
             (folder / f"rank-{rank:05d}.json").write_text(json.dumps({**about, "time": time.time()}))
+        expected = range(world) if rank == 0 else range(1)
+        until = time.monotonic() + GATHERING
+        while time.monotonic() < until and not set(expected) <= reports(folder, since).keys():
+            time.sleep(0.2)
         if rank == 0:
-            time.sleep(GATHERING)
-            print(behind(folder, world, self.step_timeout), file=sys.stderr, flush=True)
+            print(behind(folder, world, since), file=sys.stderr, flush=True)
+        else:
+            time.sleep(SAYING)
 
 
-def behind(folder: Path, world: int, timeout: float) -> str:
-    """Which processes the others wait for, by what they have written since the run stood still."""
+def reports(folder: Path, since: float) -> dict[int, dict[str, Any]]:
+    """What processes have written since the run stood still (seconds since the epoch), by rank."""
     found: dict[int, dict[str, Any]] = {}
     for path in folder.glob("rank-*.json"):
         with suppress(OSError, ValueError):
             about = json.loads(path.read_text())
-            if time.time() - about["time"] < timeout + 2 * GATHERING:
+            if about["time"] > since:  # not of an earlier time that the run stood still
                 found[about["rank"]] = about
+    return found
+
+
+def behind(folder: Path, world: int, since: float) -> str:
+    """Which processes the others wait for."""
+    found = reports(folder, since)
     silent = [rank for rank in range(world) if rank not in found]
-    lines = [f"mmflow: no step for {timeout:.0f} s"]
+    lines = [f"mmflow: no step for {time.time() - since:.0f} s"]
     if silent:
         lines.append(f"  ranks {silent} did not say where they are: their process or node is gone, or stands still")
     # Who waits in a collective waits for those who do not, and for those of an earlier step.
