@@ -20,7 +20,7 @@ from mmflow.metrics.loss_surface import Kind
 from mmflow.model.mmdit import AbstractBackbone
 from mmflow.train.ema import find_ema
 from mmflow.train.optim import AbstractOptimizer, AdamW, LrSchedule
-from mmflow.train.parallel import Parallel, gathered, lay_out, spread, sync_gradients
+from mmflow.train.parallel import Parallel, compiles, gathered, lay_out, spread, sync_gradients
 from mmflow.train.precision import Precision, choose
 from mmflow.train.restart import Settings, apply_settings, count_micro_steps, settings_of
 from mmflow.train.sampling import Sampling, make
@@ -88,6 +88,7 @@ class FlowModule(pl.LightningModule):
         self._started = time.monotonic(), 0.0
         self.last_samples: tuple[Any, ...] = ((), (), torch.zeros(0), torch.zeros(0))
         """Of the last micro-step: keys, visits, losses and t."""
+        self.is_compiled = False
         self._is_evaluated = False
         self._predicting = ExitStack()
 
@@ -106,7 +107,8 @@ class FlowModule(pl.LightningModule):
         if not next(self.backbone.parameters()).is_meta:
             return
         mesh = self._device_mesh
-        lay_out(self.backbone, self.parallel, mesh, self.autocast_dtype)
+        self.is_compiled = compiles(self.parallel, self.device.type, self.trainer.training)
+        lay_out(self.backbone, replace(self.parallel, compile=self.is_compiled), mesh, self.autocast_dtype)
         if mesh is None:
             self._first_weights(self.backbone, self.device)
             return

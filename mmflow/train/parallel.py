@@ -1,9 +1,13 @@
 """How a network is laid over processes and what is recomputed or compiled, applied to it from outside."""
 
+import os
+import platform
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from typing import Any, Literal
 
 import torch
@@ -29,14 +33,15 @@ class Parallel:
             them, or once per optimizer `step`, which holds all of them and sends less.
         recompute: what the backward computes again instead of keeping it: nothing (`none`), all of a `block`, or all
             but the outputs of its matrix products and attention (`selective`).
-        compile: torch.compile for each block, one program for all shapes.
+        compile: torch.compile for each block, one program for all shapes. `auto`: in a `fit`, where the machine has
+            what that takes, a C++ compiler for a CPU or Triton for a GPU.
     """
 
     shard: bool = False
     replicas: int | Literal["nodes"] = 1
     reduce: Literal["micro_step", "step"] = "micro_step"
     recompute: Literal["none", "block", "selective"] = "none"
-    compile: bool = False
+    compile: bool | Literal["auto"] = False
 
     def __post_init__(self) -> None:
         if self.replicas != "nodes" and self.replicas < 1:
@@ -58,6 +63,17 @@ class Parallel:
         return replicas, num_processes // replicas
 
 
+def compiles(parallel: Parallel, device_type: str, trains: bool) -> bool:
+    """Whether blocks are compiled: as it is said, or, where that is `auto`, when it pays and can be done."""
+    if parallel.compile != "auto":
+        return parallel.compile
+    if not trains:  # a few pictures are drawn before a compiler is done
+        return False
+    if device_type != "cpu":
+        return find_spec("triton") is not None
+    return platform.system() == "Linux" and any(map(shutil.which, (os.environ.get("CXX") or "g++", "clang++")))
+
+
 def blocks_of(network: nn.Module) -> list[nn.Module]:
     """The repeated parts of a network: its `blocks`."""
     blocks = getattr(network, "blocks", None)
@@ -69,17 +85,18 @@ def lay_out(network: nn.Module, parallel: Parallel, mesh: DeviceMesh | None, dty
 
     Args:
         network: changed in place; names of its parameters stay.
-        parallel: the layout.
+        parallel: the layout, whose `compile` says yes or no.
         mesh: (replicas, shards) of processes; None leaves the parameters whole.
         dtype: that a sharded network computes in; its parameters and their gradients' sums stay fp32.
     """
+    assert parallel.compile != "auto"
     blocks = blocks_of(network)
     if not blocks and (parallel.compile or parallel.recompute != "none"):
         raise ValueError(f"{type(network).__name__} has no `blocks` to compile or to compute again")
     for block in blocks:
         if parallel.recompute != "none":
             block.forward = _recomputed(block.forward, parallel.recompute == "selective")
-        if parallel.compile:
+        if parallel.compile is True:
             block.compile(dynamic=True, fullgraph=True)
     if mesh is None:
         return

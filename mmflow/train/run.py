@@ -15,7 +15,6 @@ from mmflow.metrics.surface_file import surface_paths
 from mmflow.train.accounts import close_books
 from mmflow.train.history import append
 from mmflow.train.loggers import RunCsv
-from mmflow.train.parallel import Parallel
 from mmflow.train.pending import KEY as PENDING
 from mmflow.train.pending import log_pending, pending_row
 from mmflow.train.precedence import FORMAT, Changes, told
@@ -98,7 +97,7 @@ def describe(trainer: pl.Trainer, pl_module: Any, changed: Changes) -> list[str]
         *told(changed),
         *data.describe(),
         *data.cache_use.lines(data.batch_size),
-        *layout_lines(pl_module.parallel, trainer),
+        *layout_lines(pl_module, trainer),
         *verdict(obstacles(pl_module, data.encoders)),
     ]
 
@@ -108,14 +107,15 @@ def class_name(network: Any) -> str:
     return next(kind.__name__ for kind in type(network).__mro__ if not issubclass(kind, FSDPModule))
 
 
-def layout_lines(parallel: Parallel, trainer: pl.Trainer) -> list[str]:
-    """How the network lies over the processes, if it is not whole on each of them."""
-    lines = []
+def layout_lines(pl_module: Any, trainer: pl.Trainer) -> list[str]:
+    """How the network lies over the processes, if it is not whole on each of them, and what of it is compiled."""
+    lines, parallel = [], pl_module.parallel
     if parallel.shard:
         replicas, shards = parallel.mesh_shape(trainer.world_size, trainer.num_nodes)
         lines.append(f"layout: weights cut over {shards} process(es)" + f" x {replicas} replicas" * (replicas > 1))
     if parallel.recompute != "none" or parallel.compile:
-        lines.append(f"blocks: recompute {parallel.recompute}, {'compiled' if parallel.compile else 'not compiled'}")
+        compiled = "compiled in the first step, which takes a minute" if pl_module.is_compiled else "not compiled"
+        lines.append(f"blocks: recompute {parallel.recompute}, {compiled}")
     return lines
 
 

@@ -4,12 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from mmflow.batch import Conditioning
-from mmflow.train.parallel import Parallel, blocks_of, lay_out
+from mmflow.train.parallel import Parallel, blocks_of, compiles, lay_out
 from tests.conftest import features, random_mmdit
 from tests.train.runs import ROOT
 
@@ -20,6 +21,19 @@ def test_a_mesh_of_replicas() -> None:
     assert Parallel(shard=True, replicas="nodes").mesh_shape(16, 2) == (2, 8)
     with pytest.raises(ValueError, match=r"replicas 3 does not divide 8 processes"):
         Parallel(shard=True, replicas=3).mesh_shape(8, 1)
+
+
+def test_compilation_where_it_pays_and_can_be_done(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr("platform.system", lambda: "Linux")
+    auto = Parallel(compile="auto")
+    assert not compiles(auto, "cpu", trains=True) and compiles(Parallel(compile=True), "cpu", trains=False)
+    (tmp_path / "g++").write_text("")
+    (tmp_path / "g++").chmod(0o755)
+    assert compiles(auto, "cpu", trains=True) and not compiles(auto, "cpu", trains=False)
+    monkeypatch.setattr("platform.system", lambda: "Darwin")
+    assert not compiles(auto, "cpu", trains=True)
 
 
 def test_what_contradicts_itself() -> None:
