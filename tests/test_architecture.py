@@ -32,7 +32,7 @@ CONFINED = {
     "decord": {"data/decode.py"},
     "matplotlib": {"study/plot.py", "report/plot.py"},
     "xformers": {"model/attention.py"},
-    "wandb": {"train/loggers.py"},
+    "wandb": {"train/loggers.py", "train/wandb_file.py"},
 }
 """Foreign libraries and the only files that may import them."""
 NEVER = {"diffusers": {"encoders"}, "transformers": {"encoders", "metrics"}, "torchvision": set()}

@@ -1,67 +1,39 @@
-"""Reads what W&B has written offline: the records of a `.wandb` file, with the classes that wandb itself ships."""
+"""What W&B has of a run offline, over all its starts."""
 
-import json
-import struct
-import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from wandb.proto.wandb_internal_pb2 import Record
-
-BLOCK = 32 * 1024
-FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
+from mmflow.train.wandb_file import STEP, records, rows
 
 
-def records(path: Path) -> Iterator[Record]:
-    """All whole records: a header of 7 bytes, then blocks of (crc32, length, type, data), as in LevelDB's log."""
-    data = path.read_bytes()
-    assert data[:4] == b":W&B" and struct.unpack("<HB", data[4:7])[0] == 0xBEE1
-    place, parts = 7, b""
-    while place + 7 <= len(data):
-        left = BLOCK - place % BLOCK
-        crc, length, kind = struct.unpack("<IHB", data[place : place + 7])
-        if left < 7 or kind == 0:
-            place += left
-            continue
-        body = data[place + 7 : place + 7 + length]
-        if len(body) < length:
-            return  # cut short by a kill
-        assert zlib.crc32(bytes([kind]) + body) == crc
-        place += 7 + length
-        parts = body if kind in (FULL, FIRST) else parts + body
-        if kind in (FULL, LAST):
-            record = Record()
-            record.ParseFromString(parts)
-            yield record
+def _files(run: Path) -> list[Path]:
+    return sorted((run / "wandb").glob("offline-run-*/run-*.wandb"))
 
 
 def history(run: Path) -> list[dict[str, Any]]:
     """Rows of all offline starts of a run, in order."""
-    rows = []
-    for path in sorted((run / "wandb").glob("offline-run-*/run-*.wandb")):
-        for record in records(path):
-            if record.WhichOneof("record_type") == "history":
-                rows.append(_row(record.history.item))
-    return rows
+    return [row for path in _files(run) for row in rows(path)]
 
 
-def _row(items: Any) -> dict[str, Any]:
-    """Values by name; what W&B writes as several nested keys is one dictionary."""
-    row: dict[str, Any] = {}
-    for item in items:
-        name, *rest = [item.key] if item.key else list(item.nested_key)
-        if rest:
-            row.setdefault(name, {})["/".join(rest)] = json.loads(item.value_json)
-        else:
-            row[name] = json.loads(item.value_json)
-    return row
+def points(run: Path) -> dict[tuple[str, int], Any]:
+    """Every number by its name and step.
+
+    Raises:
+        AssertionError: if one is there twice.
+    """
+    found: dict[tuple[str, int], Any] = {}
+    for row in history(run):
+        step = row[STEP]
+        for name, value in row.items():
+            if name[0] != "_" and name != STEP:
+                assert (name, step) not in found, f"{name} of step {step} is there twice"
+                found[name, step] = value
+    return found
 
 
 def run_records(run: Path) -> list[Any]:
     """The record that names the run, of every start."""
-    paths = sorted((run / "wandb").glob("offline-run-*/run-*.wandb"))
-    return [r.run for path in paths for r in records(path) if r.WhichOneof("record_type") == "run"]
+    return [r.run for path in _files(run) for r in records(path) if r.WhichOneof("record_type") == "run"]
 
 
 def media(run: Path) -> set[str]:

@@ -1,7 +1,6 @@
 """Where a run's numbers go: `metrics.csv` in the run directory, and W&B, offline unless asked otherwise."""
 
 import csv
-import json
 import os
 import secrets
 from argparse import Namespace
@@ -15,6 +14,11 @@ import yaml
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from mmflow.train.wandb_file import STEP
+from mmflow.train.wandb_marks import Marks
+
+FLUSHING = "x_transaction_log_flush_interval"
+"""W&B's setting of how often it writes to its file, in versions that have it."""
 ONLINE_SECONDS = 30.0
 """How long W&B may keep a run waiting when it begins and when it ends."""
 
@@ -130,7 +134,8 @@ class RunWandb(Logger):
 
     What a stopped run had logged beyond its checkpoint is trained, and would be logged, again; W&B takes nothing back.
     So the last step of every name is kept in `RUN/wandb_steps.json`, and what does not lie beyond it is left out: an
-    exactly continued run says the same again.
+    exactly continued run says the same again. A kill takes what W&B had not yet written: the next start looks into the
+    file of the last one, and logs the numbers that are not there from metrics.csv.
 
     Args:
         folder: the run directory.
@@ -143,7 +148,7 @@ class RunWandb(Logger):
         self.folder, self.mode, self.project = folder, mode, project
         self._run: Any = None
         self._lost = False
-        self._marks = folder / "wandb_steps.json"
+        self._marks, self._has_looked = Marks(folder), False
 
     @property
     def name(self) -> str:
@@ -163,7 +168,10 @@ class RunWandb(Logger):
 
         os.environ.setdefault("WANDB_SILENT", "true")
         self.folder.mkdir(parents=True, exist_ok=True)
-        settings = wandb.Settings(init_timeout=ONLINE_SECONDS, finish_timeout=ONLINE_SECONDS, silent=True)
+        given: dict[str, Any] = {"init_timeout": ONLINE_SECONDS, "finish_timeout": ONLINE_SECONDS, "silent": True}
+        if FLUSHING in wandb.Settings.model_fields:
+            given[FLUSHING] = 1.0  # of its own accord every 15 s
+        settings = wandb.Settings(**given)
         begin = partial(
             wandb.init,
             project=self.project,
@@ -184,8 +192,9 @@ class RunWandb(Logger):
             print(f"W&B cannot be reached ({said[0]}): this run logs offline, send it later with `wandb sync`")
             self.mode = "offline"
             run = begin(mode="offline")
-        run.define_metric("trainer/global_step")
-        run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+        self._marks.begin(Path(run.dir).parent / f"run-{run.id}.wandb")
+        run.define_metric(STEP)
+        run.define_metric("*", step_metric=STEP, step_sync=True)
         return run
 
     def _config(self) -> dict[str, Any]:
@@ -221,21 +230,25 @@ class RunWandb(Logger):
     def _log(self, values: Mapping[str, Any], step: int) -> None:
         if self._lost:
             return
-        marks = json.loads(self._marks.read_text()) if self._marks.is_file() else {}
-        new = {name: value for name, value in values.items() if step > marks.get(name, -1)}
-        if not new:
+        if not self._has_looked:
+            self._has_looked = True
+            for row in self._marks.lost():
+                self._send(row, int(row.pop("step")))
+        self._send(values, step)
+
+    def _send(self, values: Mapping[str, Any], step: int) -> None:
+        new = {name: value for name, value in values.items() if step > self._marks.of(name)}
+        if not new or self._lost:
             return
         try:
             made = {name: value() if callable(value) else value for name, value in new.items()}
             self._run = self._run or self._start()
-            self._run.log({**made, "trainer/global_step": step})
+            self._run.log({**made, STEP: step})
         except Exception as error:  # whatever a tracker fails of, training is worth more
             self._lost = True
             print(f"W&B failed and is left alone from here on ({error}); metrics.csv goes on")
             return
-        writing = self._marks.with_suffix(".part")
-        writing.write_text(json.dumps({**marks, **dict.fromkeys(new, step)}) + "\n")
-        os.replace(writing, self._marks)
+        self._marks.set(new, step)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:

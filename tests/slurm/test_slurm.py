@@ -12,6 +12,7 @@ from mmflow.train.saved import newest
 from mmflow.train.storage import read_plain
 from tests.slurm.host import Host, missing
 from tests.train.runs import ROOT, TINY, fit, losses
+from tests.wandb_file import points, run_records
 
 pytestmark = [
     pytest.mark.slow,
@@ -20,7 +21,10 @@ pytestmark = [
     ),
 ]
 STEPS = 12
-RUN = ("--trainer.max_steps", STEPS, "--trainer.accelerator", "cpu", "--checkpoints.every_n_steps", 2)
+RUN = (
+    *("--trainer.max_steps", STEPS, "--trainer.accelerator", "cpu", "--checkpoints.every_n_steps", 2),
+    *("--wandb.mode", "offline", "--wandb.project", "test"),
+)
 LONG = 1500
 
 
@@ -36,10 +40,20 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[float]:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
     fit(folder, *RUN)
-    return losses(folder)
+    assert len(losses(folder)) == STEPS and set(range(STEPS)) <= {step for _, step in learned(folder)}
+    return folder
+
+
+def learned(run: Path) -> dict[tuple[str, int], float]:
+    """The points of a run's W&B history, each of which is there once, but for what depends on the clock."""
+    return {
+        (name, step): value
+        for (name, step), value in points(run).items()
+        if name.split("/")[0] not in ("speed", "hours")
+    }
 
 
 class Job:
@@ -75,9 +89,15 @@ class Job:
         found = self.host.wait(self.id, LONG)
         assert found == state, self.said()[-6000:]
 
-    def is_like(self, expected: list[float], restarts: int) -> list[str]:
-        """Losses of every step, the place in the data, and how the run came there: the events of its history."""
-        np.testing.assert_allclose(losses(self.run), expected, rtol=2e-5)
+    def is_like(self, undisturbed: Path, restarts: int) -> list[str]:
+        """Losses of every step, W&B's points, the place in the data, and how the run came there: the events of its
+        history.
+        """
+        np.testing.assert_allclose(losses(self.run), losses(undisturbed), rtol=2e-5)
+        found, expected = learned(self.run), learned(undisturbed)
+        assert found.keys() == expected.keys(), sorted(found.keys() ^ expected.keys())
+        np.testing.assert_allclose(list(found.values()), [expected[point] for point in found], rtol=2e-5)
+        assert {start.run_id for start in run_records(self.run)} == {(self.run / "wandb_id").read_text().strip()}
         last = newest(self.run)
         assert last is not None
         plain = read_plain(last)
@@ -93,14 +113,14 @@ def slowly(kind: str = "none", seconds: float = 1.0) -> str:
     return f"{init}.kind={kind} {init}.seconds={seconds}"
 
 
-def test_two_nodes_to_the_end(host: Host, undisturbed: list[float], tmp_path: Path) -> None:
+def test_two_nodes_to_the_end(host: Host, undisturbed: Path, tmp_path: Path) -> None:
     job = Job(host, tmp_path)
     job.ends()
     assert job.is_like(undisturbed, restarts=0) == ["start", "end"]
     assert "2 rank(s) x 1 micro-step(s)" in job.said()
 
 
-def test_the_time_limit(host: Host, undisturbed: list[float], tmp_path: Path) -> None:
+def test_the_time_limit(host: Host, undisturbed: Path, tmp_path: Path) -> None:
     """SLURM sends SIGUSR1 before it; the run saves what no checkpoint was due for, and is started again."""
     job = Job(host, tmp_path, "--checkpoints.every_n_steps", 1000, fault=slowly(seconds=8), time=3, signal="USR1@100")
     job.ends()
@@ -109,7 +129,7 @@ def test_the_time_limit(host: Host, undisturbed: list[float], tmp_path: Path) ->
     assert 0 < read_history(job.run)[3]["step"] < STEPS
 
 
-def test_a_job_of_higher_priority(host: Host, undisturbed: list[float], tmp_path: Path) -> None:
+def test_a_job_of_higher_priority(host: Host, undisturbed: Path, tmp_path: Path) -> None:
     job = Job(host, tmp_path, "--checkpoints.every_n_steps", 1000, fault=slowly(seconds=2))
     job.until_step(2)
     (tmp_path / "urgent.sh").write_text("#!/bin/bash\nsleep 2\n")
@@ -121,7 +141,7 @@ def test_a_job_of_higher_priority(host: Host, undisturbed: list[float], tmp_path
     assert job.is_like(undisturbed, restarts=1) == ["start", "stop", "end", "continue", "end"]
 
 
-def test_a_node_that_is_lost(host: Host, undisturbed: list[float], tmp_path: Path) -> None:
+def test_a_node_that_is_lost(host: Host, undisturbed: Path, tmp_path: Path) -> None:
     """Its slurmd and all that it started are killed; the run goes on from its last checkpoint on other nodes."""
     job = Job(host, tmp_path, fault=slowly())
     job.until_step(5)
@@ -134,7 +154,7 @@ def test_a_node_that_is_lost(host: Host, undisturbed: list[float], tmp_path: Pat
     assert events == ["start", "continue", "end"] and read_history(job.run)[1]["step"] >= 4
 
 
-def test_another_number_of_nodes(host: Host, undisturbed: list[float], tmp_path: Path) -> None:
+def test_another_number_of_nodes(host: Host, undisturbed: Path, tmp_path: Path) -> None:
     first = Job(host, tmp_path, fault=slowly(), nodes=2)
     first.until_step(3)
     (first.run / "STOP").touch()
@@ -149,7 +169,7 @@ def test_another_number_of_nodes(host: Host, undisturbed: list[float], tmp_path:
 
 
 @pytest.mark.parametrize("kind", ["raise", "sleep"])
-def test_a_rank_that_fails(kind: str, host: Host, undisturbed: list[float], tmp_path: Path) -> None:
+def test_a_rank_that_fails(kind: str, host: Host, undisturbed: Path, tmp_path: Path) -> None:
     """One that raises ends the job, and so does, after its time, one that sleeps for ever; both are started again."""
     job = Job(host, tmp_path, "--watchdog.step_timeout", 40, fault=slowly(kind, seconds=0))
     job.ends()
@@ -159,3 +179,11 @@ def test_a_rank_that_fails(kind: str, host: Host, undisturbed: list[float], tmp_
     else:
         assert "rank 1 on" in job.said() and "is behind: step 3, forward" in job.said()
         assert "on_train_batch_start" in (job.run / "hang" / "rank-00001.txt").read_text()
+
+
+def test_what_contradicts_slurm_ends_the_job(host: Host, tmp_path: Path) -> None:
+    """Before training, with one message of one process, and for good."""
+    job = Job(host, tmp_path, "--trainer.devices", 2)
+    job.ends("FAILED")
+    assert job.said().count("trainer.devices is 2, but slurm started 1 process(es) on each node") == 1, job.said()
+    assert host.job(job.id)["Restarts"] == "0" and not (job.run / "metrics.csv").exists()
