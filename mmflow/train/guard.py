@@ -53,12 +53,21 @@ class Guard(Callback):
             )
         self.max_skipped, self.spike = max_skipped, spike
         self.skipped = 0
-        """Of this start of the run."""
+        """Since the run began."""
         self._norms: deque[float] = deque(maxlen=100)
         self._bad: deque[int] = deque(maxlen=100)
         self._steps: deque[dict[str, Any]] = deque(maxlen=remember)
         self._samples: list[tuple[Any, ...]] = []
         """Of the micro-steps of this step: keys, visits, losses and t."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a continued run judges its first steps by: without it they would have no median."""
+        return {"skipped": self.skipped, "norms": list(self._norms), "bad": list(self._bad)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.skipped = state_dict["skipped"]
+        self._norms.extend(state_dict["norms"])
+        self._bad.extend(state_dict["bad"])
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: Any, loss: Tensor) -> None:
         self._samples.append(pl_module.last_samples)
