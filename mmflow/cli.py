@@ -30,6 +30,7 @@ from mmflow.train.previews import Previews
 from mmflow.train.probes import AttentionProbes
 from mmflow.train.progress import TrainingBar
 from mmflow.train.proxies import Proxies
+from mmflow.train.rehearsal import Rehearsal
 from mmflow.train.run import RunRecord, make_writable, start
 from mmflow.train.saved import newest
 from mmflow.train.scores import Scores
@@ -83,6 +84,7 @@ FORCED = {
     "watchdog": Watchdog,
     "guard": Guard,
     "goodput": Goodput,
+    "rehearsal": Rehearsal,
 }
 """Callbacks that every run has, under their own keys."""
 

@@ -10,6 +10,7 @@ from mmflow.batch import LEVELS, Batch, Conditioning, Request, Whole, request_ba
 from mmflow.data.cache import CacheMode
 from mmflow.data.cache_use import CacheUse
 from mmflow.data.caption_mix import CaptionMix
+from mmflow.data.deal import Share
 from mmflow.data.exclude import Excluded
 from mmflow.data.known import KnownShares
 from mmflow.data.ledger import Ledger
@@ -19,6 +20,7 @@ from mmflow.data.plan import Plan
 from mmflow.data.portions import PortionSampler, portions
 from mmflow.data.question import question
 from mmflow.data.reader import Draws, ShareReader, ShareSampler, leave_signals_to_the_main_process
+from mmflow.data.rehearsal import costliest
 from mmflow.data.requests import check_request, read_requests
 from mmflow.data.source import AbstractSource, Framing
 from mmflow.data.step_size import StepSize, make_cost
@@ -223,6 +225,15 @@ class FlowData(pl.LightningDataModule):
             ShareSampler(order.plan, order.position, self.trainer.global_rank, self._training.dealing, endless=True),
         )
 
+    def costliest_pack(self) -> tuple[Batch, int]:
+        """The pack that asks most of a device's memory among the plan's next, read, and its tokens."""
+        assert self._training is not None
+        order, costs = self._training.order, self._training.dealing.cost
+        assert costs is not None
+        share, tokens = costliest(order.plan, self._training.dealing, costs, order.position)
+        reader = ShareReader(self._train_sources, self.draws, self.encoders.latent_shape)
+        return next(iter(self._loader(reader, [share]))), tokens  # by a worker, as all others are
+
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
         """Every validation sample at every level, cut over the ranks without repetition."""
         assert self.trainer is not None
@@ -246,7 +257,7 @@ class FlowData(pl.LightningDataModule):
         """What makes validation losses of two runs comparable."""
         return question(self.mix, self.seed, self.encoders.autoencoder)
 
-    def _loader(self, reader: ShareReader, sampler: ShareSampler | PortionSampler) -> DataLoader[Batch]:
+    def _loader(self, reader: ShareReader, sampler: ShareSampler | PortionSampler | list[Share]) -> DataLoader[Batch]:
         assert self.trainer is not None
         return DataLoader(
             reader,

@@ -24,6 +24,7 @@ STEPS = ("--trainer.max_steps", 10, "--trainer.val_check_interval", 5)
 LOOKS = (
     *("--previews.every_n_steps", 10, "--previews.num_pictures", 2, "--previews.num_clips", 1),
     *("--scores.quick.prompts", 1, "--scores.quick.images", 1, "--scores.quick.held_out_prompts", 0),
+    *("--rehearsal.when", "always"),
 )
 LAYOUTS: dict[str, tuple[int, tuple[Any, ...]]] = {
     "2 x DDP": (2, LOOKS),
@@ -44,6 +45,7 @@ SAMPLES: dict[str, tuple[Any, ...]] = {
     "three samples: one process has a clip, one pictures": ("--data.batch_size", 3, "--data.clip_share", 0.3),
     "one sample: a process has none": ("--data.batch_size", 1),
     "pictures only": ("--data.clip_share", 0),
+    "steps of one shape": ("--data.packing", "bucketed"),
     "attention over time of its own": (
         *("--data.batch_size", 3, "--data.clip_share", 0.3),
         *("--model.backbone.design.temporal", "added"),
