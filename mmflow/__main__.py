@@ -3,12 +3,15 @@
 import logging
 import os
 import sys
+import time
 import traceback
 import warnings
 from contextlib import nullcontext
 
 BROKEN_OFF = 75
 """Exit status under SLURM of a run that an error ended between its first step and its last: worth starting again."""
+PATIENCE = 10.0
+"""Seconds that a process waits with an error which the first one has as well, as a rule."""
 
 
 def main(args: list[str] | None = None) -> None:
@@ -30,6 +33,7 @@ def main(args: list[str] | None = None) -> None:
             break_off()
         if begun or os.environ.get("MMFLOW_TRACEBACK"):
             raise
+        let_the_first_speak()
         print(f"mmflow: error: {message(error)}\n(MMFLOW_TRACEBACK=1 shows where)", file=sys.stderr)
         raise SystemExit(1) from error
     except RuntimeError as error:
@@ -63,6 +67,15 @@ def is_first() -> bool:
     import torch.distributed as dist
 
     return not dist.is_initialized() or dist.get_rank() == 0
+
+
+def let_the_first_speak() -> None:
+    """Waits, on all processes but the first, before an error is said: one message is enough, and what started them ends
+    all when the first one ends. Whoever is still there has an error of its own.
+    """
+    rank = next((os.environ[name] for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if name in os.environ), "0")
+    if rank != "0":
+        time.sleep(PATIENCE)
 
 
 def quieten() -> None:

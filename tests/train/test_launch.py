@@ -92,3 +92,15 @@ def test_torchrun_on_two_nodes(tmp_path: Path) -> None:
     assert read_history(tmp_path / "run")[0]["processes"] == read_history(tmp_path / "run")[0]["nodes"] == 2
     fit(tmp_path / "one", *few)
     np.testing.assert_allclose(losses(tmp_path / "run"), losses(tmp_path / "one"), rtol=2e-5)
+
+
+@pytest.mark.slow
+def test_one_process_says_what_is_wrong(tmp_path: Path) -> None:
+    """Two have the same to say; the end of the first ends the other before it does."""
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    given = (*torchrun, "-m", "mmflow", *command(tmp_path / "run", "--trainer.devices", 3))
+    done = subprocess.run(given, env=env, cwd=ROOT, capture_output=True, text=True, timeout=1200)
+    assert done.returncode != 0
+    assert done.stderr.count("trainer.devices is 3, but torchrun started 2 process(es)") == 1, done.stderr
+    assert not (tmp_path / "run").exists()

@@ -70,7 +70,7 @@ def test_computing_again_changes_memory_and_nothing_else(recompute: str) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("recompute", "temporal"), [("none", "joint")])
+@pytest.mark.parametrize(("recompute", "temporal"), [("none", "joint"), ("block", "joint"), ("selective", "joint")])
 def test_one_compilation_serves_all_shapes(recompute: str, temporal: str) -> None:
     """No graph break, and not one program per shape: one for dense and one for ragged bags, of each kind of block."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

@@ -1,5 +1,6 @@
 """What is said before the first step."""
 
+import os
 import shutil
 from collections import namedtuple
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 from mmflow.__main__ import main
 from mmflow.cli import MmflowCLI
+from mmflow.train import preflight
 from mmflow.train.preflight import PreflightError, code_hash
 from tests.processes import ranks
 from tests.train.runs import command
@@ -27,15 +29,17 @@ def test_the_code_has_one_hash() -> None:
 
 
 @pytest.mark.slow
-def test_processes_with_different_configurations(tmp_path: Path) -> None:
-    import os
-
+@pytest.mark.parametrize("what", ["configuration", "code of mmflow"])
+def test_processes_that_differ(what: str, tmp_path: Path) -> None:
     def work() -> None:
-        clip = "0.5" if os.environ["RANK"] == "0" else "0.7"
+        first = os.environ["RANK"] == "0"
+        clip = "0.7" if what == "configuration" and not first else "0.5"
+        if what != "configuration":
+            preflight.code_hash = lambda: "this" if first else "that"
         main(command(tmp_path / "run", "--trainer.devices", 2, "--trainer.gradient_clip_val", clip))
 
     (first, second) = ranks(2, work, tmp_path / "output")
     assert first[0] == second[0] == 1
-    assert "the processes differ in their configuration" in first[1] and "ranks [0]" in first[1]
+    assert f"the processes differ in their {what}: " in first[1] and "ranks [0]" in first[1]
     assert "differ" not in second[1] and "Traceback" not in first[1] + second[1]
     assert not (tmp_path / "run" / "history.jsonl").exists()
