@@ -6,7 +6,8 @@ import sys
 import time
 import traceback
 import warnings
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
+from pathlib import Path
 
 BROKEN_OFF = 75
 """Exit status under SLURM of a run that an error ended between its first step and its last: worth starting again."""
@@ -33,6 +34,7 @@ def main(args: list[str] | None = None) -> None:
             break_off()
         if begun or os.environ.get("MMFLOW_TRACEBACK"):
             raise
+        see_to_it()
         let_the_first_speak()
         print(f"mmflow: error: {message(error)}\n(MMFLOW_TRACEBACK=1 shows where)", file=sys.stderr)
         raise SystemExit(1) from error
@@ -44,6 +46,7 @@ def main(args: list[str] | None = None) -> None:
             if cli is not None and cli.has_begun():
                 break_off()
             raise
+        see_to_it()
         if not is_first():
             raise SystemExit(1) from error  # all processes have the same to say
         print(f"mmflow: {message(error)}", file=sys.stderr)
@@ -67,6 +70,17 @@ def is_first() -> bool:
     import torch.distributed as dist
 
     return not dist.is_initialized() or dist.get_rank() == 0
+
+
+def see_to_it() -> None:
+    """Leaves the file that tools/slurm/train.sbatch has named: another start would end as this one does.
+
+    The exit status does not reach it: once one process has ended, srun kills the others, and tells of them.
+    """
+    path = os.environ.get("MMFLOW_FATAL")
+    if path:
+        with suppress(OSError):
+            Path(path).touch()
 
 
 def let_the_first_speak() -> None:
