@@ -43,6 +43,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
     fit(folder, *RUN)
+    assert ("hours/goodput", STEPS) in points(folder)
     assert len(losses(folder)) == STEPS and set(range(STEPS)) <= {step for _, step in learned(folder)}
     return folder
 

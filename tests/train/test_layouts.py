@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import json
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,8 @@ def test_a_layout_does_not_show(name: str, one: Path, tmp_path: Path) -> None:
     same(tmp_path / "run", one)
     if "--previews.every_n_steps" in args:
         assert (tmp_path / "run" / "previews" / "step-000000010" / "grid.png").is_file()
-        assert (tmp_path / "run" / "results.json").is_file()
+        results = json.loads((tmp_path / "run" / "results.json").read_text())
+        assert results["hours"]["train"] > 0 and results["hours"]["waste"] == 0
 
 
 @pytest.mark.slow

@@ -70,8 +70,16 @@ def test_a_sample_whose_gradients_are_far_too_large() -> None:
     batch.latents[0][17] *= 1e4
     (found,), looks = culprits(flow, [MicroStep(batch, {})], whole_norm(flow, batch))
     assert [one.key[2] for one in found.samples] == ["17"] and found.is_number() and looks == 13
+
+
+def test_each_alone_the_worst_first() -> None:
+    batch, flow = pack(8), module()
+    assert batch.latents is not None
+    batch.latents[0][4] *= 1e4
+    batch.latents[1][1] = torch.inf
     alone = each_alone(flow, [MicroStep(batch, {})])
-    assert alone[0].samples == found.samples and len(alone) == 64
+    assert len(alone) == 8 and [each.samples[0].key[2] for each in alone[:2]] == ["7", "4"]
+    assert [each.is_number() for each in alone] == [False] + [True] * 7
 
 
 def test_part_of_a_pack_is_as_it_was_in_it() -> None:
