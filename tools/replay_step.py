@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -85,10 +86,11 @@ def replay(run: Path, step: int, more: Sequence[str] = (), each: bool = False) -
         options = [part for option in more for part in (f"--{option.split('=', 1)[0]}", option.split("=", 1)[1])]
         print(f"{run}: from {'its beginning' if begin is None else begin.name} to step {step}")
         cli = MmflowCLI(["fit", "--config", str(run / "config.yaml"), *QUIET, *given, *options])
+        trainer: Any = cli.trainer
         catch = Catch(step)
         # Before the guard, which takes away gradients that are no numbers, and behind what the run's own callbacks do.
-        guard = next(i for i, callback in enumerate(cli.trainer.callbacks) if isinstance(callback, Guard))
-        cli.trainer.callbacks.insert(guard, catch)
+        guard = next(i for i, callback in enumerate(trainer.callbacks) if isinstance(callback, Guard))
+        trainer.callbacks.insert(guard, catch)
         try:
             cli.run()
         except DoneError:
