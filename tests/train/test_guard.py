@@ -103,7 +103,7 @@ def test_all_processes_skip_the_same_steps(
     """A sample of one of them spoils two steps for both. The data goes on as if it had not."""
     monkeypatch.setattr(guard, "WARMUP", 1)
     init = "--trainer.callbacks.init_args"
-    poison = ("--trainer.callbacks+=tests.train.test_guard.Poison", f"{init}.steps=[1,2]", f"{init}.to='{to}'")
+    poison = ("--trainer.callbacks+=tests.train.test_guard.Poison", f"{init}.steps=[1,2]", f"{init}.to={to}")
     few = ("--trainer.max_steps", 5, "--guard.spike", 50)
     fit(tmp_path / "two", *few, *layout, *poison, f"{init}.rank=1", num=2)
     found = losses(tmp_path / "two")
