@@ -19,6 +19,7 @@ ALLOWED = {
     "export": {"batch"},
     "data": {"batch", "said", "draws", "shapes"},
     "metrics": {"batch", "draws", "shapes"},
+    "people": {"draws", "export", "metrics"},
     "train": {"batch", "draws", "flow", "model", "metrics", "export"},
 }
 """Rooms that a room may import beside itself; rooms that are not named here (study, pipeline, cli) may import all."""
