@@ -3,6 +3,7 @@
 python tools/compare.py RUN_A RUN_B                paired test of validation losses on the samples and noise they share
 python tools/compare.py RUN@ema:4000 RUN@raw:8000  weights and steps of either; else the newest, averaged where both are
 python tools/compare.py --correlate RUN...         loss against each score over the checkpoints of one or several runs
+python tools/compare.py --correlate RUN... --votes SESSION    people's votes (tools/human_eval.py) as one of the scores
 python tools/compare.py --report RUN --out F.md    a run's charts, table and what predicted what: a page with figures
 """
 
@@ -70,7 +71,12 @@ def correlate(args: argparse.Namespace) -> int:
     from mmflow.train.preference import plain
 
     runs = [Path(run) for run in args.runs]
-    evidence = gather_evidence(runs, args.weights)
+    voted = None
+    if args.votes is not None:
+        from mmflow.people.checkpoints import voted_checkpoints
+
+        voted = voted_checkpoints(args.votes)
+    evidence = gather_evidence(runs, args.weights, voted)
     found = plain(evidence)
     counts = ", ".join(f"{name} {len(steps)}" for name, steps in found["checkpoints"].items())
     console.print(escape(f"checkpoints both validated and scored: {counts}; {evidence.kind} weights"), soft_wrap=True)
@@ -120,6 +126,7 @@ def parser() -> argparse.ArgumentParser:
     does.add_argument("--correlate", action="store_true", help="loss against scores")
     does.add_argument("--report", action="store_true", help="write the page of one run")
     top.add_argument("--weights", choices=("ema", "raw"), help="correlate: averaged where all have them, if not given")
+    top.add_argument("--votes", type=Path, metavar="SESSION", help="correlate: the checkpoints that people voted on")
     top.add_argument("--out", type=Path, help="report: the page; correlate: a PNG of scores against loss")
     return top
 

@@ -1,7 +1,7 @@
 """Loss and scores of the same checkpoints, of one or several runs, side by side."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from mmflow.metrics.signal_file import Round, read_rounds
 from mmflow.metrics.surface_file import read_surface, surface_paths
 
 Floats = NDArray[np.float64]
+Voted = dict[Path, dict[int, dict[str, dict[str, Interval]]]]
+"""What people said: run, resolved -> step -> kind of weights -> score."""
 
 
 @dataclass(frozen=True)
@@ -88,19 +90,23 @@ def losses_of(surface: LossSurface, kind: str) -> dict[str, float]:
     return found
 
 
-def gather_evidence(runs: Sequence[Path], kind: str | None = None) -> Evidence:
+def gather_evidence(runs: Sequence[Path], kind: str | None = None, voted: Voted | None = None) -> Evidence:
     """Checkpoints that were both validated and scored.
 
     Args:
         runs: run directories.
         kind: `ema` or `raw`; the averaged weights where all have them, if not given.
+        voted: by people, who are a judge as any other: only the checkpoints that they saw count then, with what else
+            all of these were scored by.
 
     Raises:
         ValueError: if there are none, or runs were asked different questions or scored by different judges.
     """
     first: tuple[str, Mapping[str, Any], Mapping[str, Any]] | None = None
     named = dict(zip(_names(runs), runs, strict=True))
-    read = {name: _read(run) for name, run in named.items()}
+    read = {name: _read(run) if voted is None else _read_voted(run, voted) for name, run in named.items()}
+    if voted is not None and any(not scored.identity for pairs in read.values() for _, scored in pairs):
+        read = {n: [(s, _of_people(r)) for s, r in pairs] for n, pairs in read.items()}
     kinds = [set(r.scores) & set(s.kinds) for pairs in read.values() for s, r in pairs]
     shared = set.intersection(*kinds) if kinds else set()
     chosen = kind or ("ema" if "ema" in shared else "raw")
@@ -127,6 +133,28 @@ def _read(run: Path) -> list[tuple[LossSurface, Round]]:
             "Set trainer.val_check_interval and signals.every_n_steps to the same number"
         )
     return [(read_surface(surfaces[step]), rounds[step]) for step in both]
+
+
+def _read_voted(run: Path, voted: Voted) -> list[tuple[LossSurface, Round]]:
+    """Of the checkpoints that people saw; the identity is empty where nobody else scored one."""
+    surfaces, rounds, votes = surface_paths(run), read_rounds(run), voted.get(run.resolve(), {})
+    both = sorted(surfaces.keys() & votes.keys())
+    if not both:
+        raise ValueError(
+            f"{run}: validated at steps {_some(surfaces)}, voted on at steps {_some(votes)}: no checkpoint has both. "
+            f"The votes are about {', '.join(map(str, voted)) or 'no run'}"
+        )
+    found = []
+    for step in both:
+        scored = rounds.get(step, Round(step, {}, (), {}, 0.0, 0.0))
+        scores = {kind: {**scored.scores.get(kind, {}), **said} for kind, said in votes[step].items()}
+        found.append((read_surface(surfaces[step]), replace(scored, scores=scores)))
+    return found
+
+
+def _of_people(scored: Round) -> Round:
+    scores = {k: {n: s for n, s in each.items() if n.startswith("people/")} for k, each in scored.scores.items()}
+    return replace(scored, scores=scores, identity={}, lower_is_better=())
 
 
 def _names(runs: Sequence[Path]) -> list[str]:
