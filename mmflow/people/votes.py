@@ -63,12 +63,12 @@ def make_vote(said: Mapping[str, Any]) -> Vote:
     Raises:
         ValueError: if a field is missing, too many or of another type.
     """
-    kinds = {"repetition": int, "seconds": (int, float)}
+    kinds: dict[str, tuple[type, ...]] = {"repetition": (int,), "seconds": (int, float)}
     names = [field.name for field in fields(Vote)]
     if set(said) != set(names):
         raise ValueError(f"a vote has {', '.join(names)}: got {', '.join(map(str, said)) or 'nothing'}")
     for name in names:
-        if not isinstance(said[name], kinds.get(name, str)) or isinstance(said[name], bool):
+        if not isinstance(said[name], kinds.get(name, (str,))) or isinstance(said[name], bool):
             raise ValueError(f"a vote's {name} cannot be {said[name]!r}"[:200])
     return Vote(**{**said, "seconds": float(said["seconds"])})
 
