@@ -3,11 +3,13 @@
 import os
 import platform
 import shutil
+import sysconfig
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -34,7 +36,7 @@ class Parallel:
         recompute: what the backward computes again instead of keeping it: nothing (`none`), all of a `block`, or all
             but the outputs of its matrix products and attention (`selective`).
         compile: torch.compile for each block, one program for all shapes. `auto`: in a `fit`, where the machine has
-            what that takes, a C++ compiler for a CPU or Triton for a GPU.
+            what that takes, a C++ compiler and Python's headers for a CPU or Triton for a GPU.
     """
 
     shard: bool = False
@@ -71,7 +73,9 @@ def compiles(parallel: Parallel, device_type: str, trains: bool) -> bool:
         return False
     if device_type != "cpu":
         return find_spec("triton") is not None
-    return platform.system() == "Linux" and any(map(shutil.which, (os.environ.get("CXX") or "g++", "clang++")))
+    compiler = any(map(shutil.which, (os.environ.get("CXX") or "g++", "clang++")))
+    headers = Path(sysconfig.get_path("include"), "Python.h").exists()  # what is compiled is called from Python
+    return platform.system() == "Linux" and compiler and headers
 
 
 def blocks_of(network: nn.Module) -> list[nn.Module]:
