@@ -1,6 +1,5 @@
 """People's votes as a score among others, set against the loss."""
 
-import importlib.util
 import json
 import shutil
 from dataclasses import replace
@@ -8,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from mmflow.metrics.evidence import gather_evidence
 from mmflow.metrics.recommend import agreement
@@ -20,7 +18,6 @@ from tests.metrics.test_evidence import QUALITY, plant
 from tests.people.studies import fill_store, simulated, study
 
 STEPS = 9
-ROOT = Path(__file__).parents[2]
 
 
 def voted(run: Path, session: Path) -> Session:
@@ -51,21 +48,6 @@ def test_votes_correlate_with_the_loss_beside_the_proxies(tmp_path: Path) -> Non
     assert gather_evidence([run], voted=said).scores() == ["people/prompt"], (
         "a proxy that did not see all does not count"
     )
-
-
-def test_the_program_prints_them_among_the_scores(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    specification = importlib.util.spec_from_file_location("compare_tool", ROOT / "tools" / "compare.py")
-    assert specification is not None and specification.loader is not None
-    tool = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(tool)
-    tool.console = Console(width=200)
-    run = plant(tmp_path / "run", QUALITY)
-    session = voted(run, tmp_path / "session")
-    assert tool.main(["--correlate", str(run), "--votes", str(session.folder)]) == 0
-    text = capsys.readouterr().out
-    assert f"run {STEPS}; ema weights" in text and "people/prompt" in text and "good" in text
-    assert tool.main(["--correlate", str(run), "--votes", str(tmp_path)]) == 1
-    assert "no session" in capsys.readouterr().out
 
 
 def test_what_has_no_votes_is_told(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from mmflow.metrics.loss_surface import LossSurface
 from mmflow.metrics.surface_file import surface_path, write_surface
 from tests.metrics.test_evidence import QUALITY, plant
 from tests.metrics.test_paired import surfaces
+from tests.people.test_checkpoints import STEPS, voted
 
 ROOT = Path(__file__).parents[2]
 
@@ -81,6 +82,14 @@ def test_correlation_across_runs(said, scored: list[Path], tmp_path: Path) -> No
     assert (tmp_path / "scatter.png").stat().st_size > 10_000
     text = said("--correlate", scored[0])
     assert "one run: its checkpoints drift together" in text
+
+
+def test_peoples_votes_are_one_of_the_scores(said, tmp_path: Path) -> None:
+    run = plant(tmp_path / "run", QUALITY)
+    session = voted(run, tmp_path / "session")
+    text = said("--correlate", run, "--votes", session.folder)
+    assert f"run {STEPS}; ema weights" in text and "people/prompt" in text and "good" in text
+    assert "no session" in said("--correlate", run, "--votes", tmp_path, fails=True)
 
 
 def test_a_report_is_a_page_with_figures(said, scored: list[Path], tmp_path: Path) -> None:
