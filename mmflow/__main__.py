@@ -40,9 +40,10 @@ def main(args: list[str] | None = None) -> None:
         raise SystemExit(1) from error
     except RuntimeError as error:
         from mmflow.train.checkpoint import SaveError
+        from mmflow.train.guard import NumbersError
         from mmflow.train.preflight import PreflightError
 
-        if not isinstance(error, SaveError | PreflightError):
+        if not isinstance(error, SaveError | PreflightError | NumbersError):
             if cli is not None and cli.has_begun():
                 break_off()
             raise

@@ -9,9 +9,10 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from mmflow.__main__ import main
 from mmflow.cli import MmflowCLI
 from mmflow.train import guard
-from mmflow.train.guard import Guard, NumbersError, gradient_norm
+from mmflow.train.guard import Guard, gradient_norm
 from mmflow.train.storage import load_plain, read_plain
 from tests.train.runs import command, fit, losses
 
@@ -86,11 +87,18 @@ def test_a_poisoned_sample_spoils_nothing(tmp_path: Path, capfd: pytest.CaptureF
     assert (tmp_path / "run" / "metrics.csv").read_text().splitlines()[0].count("skipped_steps") == 1
 
 
-def test_too_many_end_the_run(tmp_path: Path) -> None:
-    cli = MmflowCLI(command(tmp_path / "run", "--trainer.max_steps", 6, "--guard.max_skipped", 1))
-    cli.trainer.callbacks.append(Poison([1, 3]))
-    with pytest.raises(NumbersError, match=r"2 of the last 4 steps had to be skipped, more than guard\.max_skipped 1"):
-        cli.run()
+def test_too_many_end_the_run(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For good: another start would come to the same place."""
+    monkeypatch.setenv("MMFLOW_FATAL", str(tmp_path / "fatal"))
+    poison = ("--trainer.callbacks+=tests.train.test_guard.Poison", "--trainer.callbacks.init_args.steps=[1,3]")
+    with pytest.raises(SystemExit) as end:
+        main(command(tmp_path / "run", "--trainer.max_steps", 6, "--guard.max_skipped", 1, *poison))
+    said = capfd.readouterr().err
+    assert end.value.code == 1 and (tmp_path / "fatal").exists() and "Traceback" not in said
+    assert "2 of the last 4 steps had to be skipped, more than guard.max_skipped 1" in said
+    assert len(list((tmp_path / "run" / "faults").iterdir())) == 2
 
 
 @pytest.mark.slow
