@@ -35,13 +35,13 @@ def pack(num: int = 64) -> Batch:
         next_position=num,
         closes_step=True,
         latents=latents,
-        conditioning=Conditioning(features([1 + i % 3 for i in range(num)])),
+        conditioning=Conditioning(features([2] * num)),
     )
 
 
 def module(objective: FlowObjective = FlowObjective()) -> Any:
     """What of a FlowModule a replay uses."""
-    network = random_mmdit()
+    network = random_mmdit(depth=1)
     density = {"density": objective.density} if isinstance(objective.density, Adaptive) else {}
     return SimpleNamespace(
         backbone=network, objective=objective, autocast=nullcontext, zero_grad=network.zero_grad, **density
