@@ -1,6 +1,7 @@
 """The data module: sources, plan, loaders, and everything frozen."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Literal, final
 
 import lightning.pytorch as pl
@@ -135,6 +136,8 @@ class FlowData(pl.LightningDataModule):
         self.epochs = epochs
         self.prompts, self.prompt_frames, self.prompt_seed = prompts, prompt_frames, prompt_seed
         self.num_workers, self.seed = num_workers, seed
+        self.on_encoding: Callable[[], object] | None = None
+        """Called when the frozen encoders are about to take a batch, by whom a run's phases concern."""
         self.draws = Draws(seed, caption_dropout, low_discrepancy, len(text_encoder.names), known)
         self.latent_channels = autoencoder.channels
         self.context_width, self.pooled_width = text_encoder.context_width, text_encoder.pooled_width
@@ -305,6 +308,8 @@ class FlowData(pl.LightningDataModule):
             self.ledger.record(batch)
             if batch.closes_step and self._training is not None:
                 self._training.order.advance(batch.next_position)
+        if self.on_encoding is not None:
+            self.on_encoding()
         return self.encoded(batch)
 
     def encoded(self, batch: Batch) -> Batch:

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
@@ -50,6 +51,8 @@ class Watchdog(Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._place = Path(trainer.default_root_dir) / "hang", trainer.global_rank, trainer.world_size
         self.step = trainer.global_step
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        data.on_encoding = partial(self.beat, "encode")
         self.beat("data")
         if self.step_timeout:
             self._over.clear()

@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 
+from mmflow.batch import Batch
+from mmflow.data.module import FlowData
 from mmflow.train.watchdog import EXIT_STATUS, Watchdog, behind
 from tests.processes import start
+from tests.train.runs import fit
 
 
 def write(folder: Path, rank: int, step: int, phase: str, age: float = 0.0) -> None:
@@ -56,6 +59,20 @@ def test_processes_wait_for_each_other_until_the_first_has_spoken(late: tuple[fl
     assert [os.waitstatus_to_exitcode(status) for _, status in ended] == [EXIT_STATUS] * 2
     said = (tmp_path / "0.txt").read_text()
     assert "rank 0 on" in said and "rank 1 on" in said and "did not say" not in said
+
+
+@pytest.mark.slow
+def test_an_encoder_that_hangs_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    real = FlowData.encoded
+
+    def encoded(data: FlowData, batch: Batch) -> Batch:
+        assert data.trainer is not None
+        time.sleep(60 * (data.trainer.global_step == 2))
+        return real(data, batch)
+
+    monkeypatch.setattr(FlowData, "encoded", encoded)
+    said = fit(tmp_path / "run", "--trainer.max_steps", 3, "--watchdog.step_timeout", 6, fails=True)
+    assert "mmflow: no step for" in said and "is behind: step 2, encode" in said
 
 
 def test_a_timeout_below_zero_is_none() -> None:
