@@ -110,13 +110,17 @@ class Conditioning:
     text: TextFeatures
     known: tuple[Known, ...] | None = None
     """One entry per group, or None: nothing is known and everything is generated."""
+    framed: Float[Tensor, "B 4"] | None = None
+    """Height and width of each sample's file, and top and left edge of its crop, in the file's pixels: for a backbone
+    that conditions on them (arXiv 2307.01952, section 2.2). None where no source says it, and in sampling."""
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Conditioning":
         """All tensors on `device`, the lengths of the text aside."""
         known = None
         if self.known is not None:
             known = tuple(Known(k.latents.to(device), k.mask.to(device)) for k in self.known)
-        return Conditioning(self.text.to(device, non_blocking=non_blocking), known)
+        framed = None if self.framed is None else self.framed.to(device, non_blocking=non_blocking)
+        return Conditioning(self.text.to(device, non_blocking=non_blocking), known, framed)
 
 
 @dataclass(frozen=True)
@@ -154,7 +158,10 @@ class Batch:
     unknown: tuple[Bool[Tensor, "_ 1 _ _ _"], ...] | None = None
     """Pixels that the model is not given, in the shapes of `pixels`; None: it is given nothing."""
     raw: tuple[Tensor | None, ...] | None = None
-    """Latents from a cache, before shift and scale, of the groups whose pixels were not read."""
+    """From a cache, of the groups whose pixels were not read: latents before shift and scale, or the mean and
+    log-variance that `posterior` draws them from."""
+    posterior: Groups | None = None
+    """Noise of the autoencoder's posterior, a latent for every sample; None: latents are its mean."""
     said: Mapping[str, Said] = field(default_factory=dict)
     """What a cache has of the captions, by encoder."""
     latents: Groups | None = None
@@ -175,6 +182,7 @@ class Batch:
             unknown=None if self.unknown is None else move(self.unknown),
             u=self.u.to(device, non_blocking=non_blocking),
             eps=move(self.eps),
+            posterior=None if self.posterior is None else move(self.posterior),
             framed=None if self.framed is None else move((self.framed,))[0],
             raw=None if self.raw is None else tuple(None if r is None else move((r,))[0] for r in self.raw),
             said={name: said.to(device, non_blocking) for name, said in self.said.items()},
@@ -190,6 +198,7 @@ class Batch:
             unknown=None if self.unknown is None else tuple(m.pin_memory() for m in self.unknown),
             u=self.u.pin_memory(),
             eps=tuple(e.pin_memory() for e in self.eps),
+            posterior=None if self.posterior is None else tuple(e.pin_memory() for e in self.posterior),
             raw=None if self.raw is None else tuple(None if r is None else r.pin_memory() for r in self.raw),
             said={name: said.pin_memory() for name, said in self.said.items()},
         )

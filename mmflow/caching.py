@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from mmflow.data.encode import Encoding
     from mmflow.data.module import FlowData
 
-DTYPES = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
 AGAIN = 16
 """Samples that `verify --config` encodes again."""
 ENCODE = """Run the frozen networks of a training configuration over all its shards once, and keep what they say:
@@ -27,7 +26,8 @@ ENCODE = """Run the frozen networks of a training configuration over all its sha
 
 Options that are not listed go to the configuration: --data.train_shards 's3://bucket/{00000..00999}.tar'. A shard
 that is done is passed over, so the same command goes on after a stop; machines share the work by --part 1/8 ... 8/8.
-Latents are raw (before shift and scale) means of the posterior, of the middle crop and the middle of a clip. Train with
+Latents are raw (before shift and scale), of the middle crop and the middle of a clip: the posterior's mean, or with
+`--data.autoencoder.posterior sample` its mean and log-variance, from which training draws. Train with
 
     --data.cache require --data.cache_folder OUT --data.crops middle
 """
@@ -94,7 +94,7 @@ class Configured:
 
 def encode(given: argparse.Namespace) -> int:
     """Makes a cache, or what is missing of it."""
-    from mmflow.data.cache import LATENTS
+    from mmflow.data.cache import DTYPES, LATENTS, NAME, weights_of
     from mmflow.data.encode import Total, claim, encode_tars
     from mmflow.data.index import Skipped
 
@@ -108,6 +108,8 @@ def encode(given: argparse.Namespace) -> int:
     description = configured.describe(given.only, DTYPES[given.dtype])
     if description["latents"] is not None:
         description["normalisation"] = encoders.autoencoder.own_numbers()
+    if not (folder / NAME).exists():
+        description["whole"] = weights_of(*encoders.identities(whole=True))
     claim(folder, description)
     tars = configured.data.mix.tars()
     own = tars[given.part[0] :: given.part[1]]
@@ -166,7 +168,7 @@ def verify(folder: str, config: Path | None, overrides: Sequence[str]) -> list[s
 
 def _against(folder: str, configured: Configured) -> list[str]:
     """What is wrong with a cache for a configuration."""
-    from mmflow.data.cache import LATENTS
+    from mmflow.data.cache import LATENTS, weights_of
 
     cache = configured.opened(folder)
     encoders = configured.data.encoders
@@ -176,7 +178,13 @@ def _against(folder: str, configured: Configured) -> list[str]:
         cache.refuse_incomplete()
     except ValueError as error:
         return [str(error)]
-    return _again(cache, configured)
+    kept, now = cache.description.get("whole", {}), weights_of(*encoders.identities(whole=True))
+    other = [
+        f"{name}: the weights differ from those that {folder} was made with"
+        for name in cache.parts
+        if kept.get(name) is not None and now.get(name) not in (None, kept[name])
+    ]
+    return [*other, *_again(cache, configured)]
 
 
 def _again(cache: "Cache", configured: Configured) -> list[str]:
@@ -241,7 +249,9 @@ def add_encode(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--only", nargs="+", metavar="NAME", help="latents, or names of text encoders; all if not given"
     )
-    parser.add_argument("--dtype", choices=list(DTYPES), default="fp16", help="of what is kept; default fp16")
+    parser.add_argument(
+        "--dtype", choices=("fp16", "bf16", "fp32"), default="fp16", help="of what is kept; default fp16"
+    )
     parser.add_argument("--part", type=part, default=(0, 1), metavar="I/N", help="the I-th of N shares of the tars")
     parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="samples at once; default 16")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes that decode; default 1")

@@ -43,6 +43,6 @@ class Recalled:
     """What a cache gave of one sample."""
 
     latents: Float[Tensor, "C t h w"] | None
-    """Raw, before shift and scale."""
+    """Raw, before shift and scale; or mean and log-variance of the posterior, one after the other."""
     said: Mapping[str, Said] = field(default_factory=dict)
     """Of its caption, by encoder."""

@@ -3,12 +3,14 @@ is loaded, and the losses are those of the run that encodes online.
 """
 
 import csv
+import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from mmflow.encoders import identity
 from mmflow.encoders.frozen import Frozen
 from tests.test_cli import ROOT
 from tests.test_video_config import fit, overrides, sd3, shards  # noqa: F401 - the last two are fixtures
@@ -44,6 +46,7 @@ def test_losses_are_those_of_online_encoding_and_nothing_is_loaded(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(identity, "WHOLE", 1024)  # as if these networks were large
     said = encode(sd3, shards, tmp_path / "half")
     assert "kB per sample (latents" in said and "of 2 shards are done" in said
     encode(sd3, shards, tmp_path / "whole", "--dtype", "fp32", "--batch-size", 3)
@@ -72,11 +75,27 @@ def test_losses_are_those_of_online_encoding_and_nothing_is_loaded(
     assert done.returncode == 0 and "encoded again" in done.stdout, done.stderr
 
     weights = next((sd3 / "text_encoder").glob("*.safetensors"))
-    data = bytearray(weights.read_bytes())
-    data[-3] ^= 1
-    other = shutil.copytree(sd3, tmp_path / "other")
-    (other / "text_encoder" / weights.name).write_bytes(data)
-    config = ("--config", ROOT / "configs" / "video_d16.yaml", *overrides(other, tmp_path / "run"))
-    config = (*config, "--data.train_shards", shards, "--data.val_shards", shards / "val")
-    done = run("verify", tmp_path / "half", *config)
-    assert done.returncode == 1 and "text.clip_l.weights" in done.stderr and "text.t5" not in done.stderr
+    start, end = largest(weights)
+    for place, said_of_it in (
+        (start + (end - start) // 4, "clip_l: the weights differ from those that"),  # which only verify looks at
+        (start, "text.clip_l.weights"),
+    ):
+        other = shutil.copytree(sd3, tmp_path / f"other-{place}")
+        data = bytearray(weights.read_bytes())
+        data[place] ^= 1
+        (other / "text_encoder" / weights.name).write_bytes(data)
+        config = ("--config", ROOT / "configs" / "video_d16.yaml", *overrides(other, tmp_path / "run"))
+        config = (*config, "--data.train_shards", shards, "--data.val_shards", shards / "val")
+        done = run("verify", tmp_path / "half", *config)
+        assert done.returncode == 1 and said_of_it in done.stderr and "text.t5" not in done.stderr, done.stderr
+
+
+def largest(weights: Path) -> tuple[int, int]:
+    """Where the largest tensor of a .safetensors file begins and ends."""
+    data = weights.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    places = [tensor["data_offsets"] for name, tensor in header.items() if name != "__metadata__"]
+    start, end = max(places, key=lambda place: place[1] - place[0])
+    assert end - start > 4096
+    return 8 + length + start, 8 + length + end

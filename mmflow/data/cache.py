@@ -30,7 +30,12 @@ PREPROCESSING = 1
 """Of decoding, resizing and cropping; to be raised when the same file no longer gives the same pixels."""
 NAME = "cache.json"
 LATENTS = "latents"
+BESIDE = ("normalisation", "whole")
+"""What cache.json says beside the description: shift and scale that come with the weights, and digests of every byte of
+the weights, which `verify --config` compares."""
 CacheMode = Literal["require", "fill", "off"]
+CacheDtype = Literal["fp16", "bf16", "fp32"]
+DTYPES: Mapping[CacheDtype, str] = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
 Description = dict[str, Any]
 
 
@@ -62,8 +67,14 @@ def describe(
 
 def digest(description: Description) -> str:
     """Names a description; shards say which they were made under."""
-    told = {name: value for name, value in description.items() if name != "normalisation"}
+    told = {name: value for name, value in description.items() if name not in BESIDE}
     return hashlib.blake2b(json.dumps(told, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def weights_of(latents: Mapping[str, Any], text: Mapping[str, Mapping[str, Any]]) -> dict[str, str | None]:
+    """Digests of the weights by part, of identities; those left out that have no weights."""
+    named = {LATENTS: latents, **text}
+    return {name: identity["weights"] for name, identity in named.items() if "weights" in identity}
 
 
 def differences(have: Any, want: Any, where: str = "") -> Iterator[str]:

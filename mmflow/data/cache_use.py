@@ -5,7 +5,18 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, final, runtime_checkable
 
-from mmflow.data.cache import LATENTS, NAME, Cache, CachedSource, CacheMode, describe, tar_digests
+from mmflow.data.cache import (
+    DTYPES,
+    LATENTS,
+    NAME,
+    Cache,
+    CachedSource,
+    CacheDtype,
+    CacheMode,
+    describe,
+    tar_digests,
+    weights_of,
+)
 from mmflow.data.encode import Encoding, Networks, Total, claim, fill
 from mmflow.data.mix import Mix
 from mmflow.data.source import AbstractSource, Framing, ShardSource
@@ -26,8 +37,8 @@ class Frozen(Networks, Protocol):
     def text(self) -> Any:
         """The text encoders."""
 
-    def identities(self) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-        """Of the autoencoder and of each text encoder."""
+    def identities(self, whole: bool = False) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+        """Of the autoencoder and of each text encoder; `whole`: with digests of every byte of their weights."""
 
     def load(self, cached: Container[str] = ()) -> None:
         """Reads the weights of those that are not cached."""
@@ -42,18 +53,26 @@ class CacheUse:
         folder: of the cache.
         framing: of the run's samples.
         gives_known: parts of their pixels are given to the model.
+        dtype: that what is kept must have; None is that of the cache, and fp16 in a new one.
 
     Raises:
         ValueError: if there is no folder, or it is an URL and is to be filled.
     """
 
-    def __init__(self, mode: CacheMode, folder: str | None, framing: Framing, gives_known: bool = False) -> None:
+    def __init__(
+        self,
+        mode: CacheMode,
+        folder: str | None,
+        framing: Framing,
+        gives_known: bool = False,
+        dtype: CacheDtype | None = None,
+    ) -> None:
         if mode != "off" and folder is None:
             raise ValueError(f"data.cache {mode} needs data.cache_folder, and data.train_shards: samples that repeat")
         if mode == "fill" and "://" in str(folder):
             raise ValueError(f"data.cache fill writes into a local folder, not into {folder}")
         self.mode, self.folder, self.framing = mode, folder, framing
-        self.gives_known = gives_known
+        self.gives_known, self.dtype = gives_known, dtype
         self.cache: Cache | None = None
 
     def load(self, networks: Frozen, mix: Mix, workers: int, trainer: Any) -> None:
@@ -73,13 +92,12 @@ class CacheUse:
             return
         assert self.folder is not None
         digests = tar_digests(mix.tars())
-        want = describe(*networks.identities(), self.framing, "float16", networks.text.hears_empty)
+        want = describe(*networks.identities(), self.framing, self._new_dtype, networks.text.hears_empty)
         if self.mode == "fill" and trainer.training:
             if trainer.is_global_zero:
                 self._begin(networks)
             trainer.strategy.barrier()
-            cache = Cache(self.folder, digests)
-            cache.refuse_foreign(want)
+            cache = self._opened(digests, want)
             if own := cache.missing[trainer.global_rank :: trainer.world_size]:
                 networks.load()
                 device = str(trainer.strategy.root_device)
@@ -89,6 +107,10 @@ class CacheUse:
             trainer.strategy.barrier()
         self._open(networks, digests, want)
 
+    @property
+    def _new_dtype(self) -> str:
+        return DTYPES[self.dtype or "fp16"]
+
     def _begin(self, networks: Frozen) -> None:
         """cache.json of a cache that is not there yet: of all networks, latents aside where crops are random."""
         assert self.folder is not None
@@ -97,14 +119,24 @@ class CacheUse:
         networks.load()  # first: identities are those of weights that may just have been fetched
         autoencoder, text = networks.identities()
         latents = None if self.framing.random or self.gives_known else autoencoder
-        made = describe(latents, text, self.framing, "float16", networks.text.hears_empty)
+        made = describe(latents, text, self.framing, self._new_dtype, networks.text.hears_empty)
+        made["whole"] = weights_of(*networks.identities(whole=True))
         made["normalisation"] = None if latents is None else networks.autoencoder.own_numbers()
         claim(Path(self.folder), made)
 
-    def _open(self, networks: Frozen, digests: Mapping[str, str], want: dict[str, Any]) -> None:
+    def _opened(self, digests: Mapping[str, str], want: dict[str, Any]) -> Cache:
         assert self.folder is not None
         cache = Cache(self.folder, digests)
         cache.refuse_foreign(want)
+        if self.dtype is not None and (have := cache.description["dtype"]) != DTYPES[self.dtype]:
+            raise ValueError(
+                f"the cache {self.folder} has numbers of {have}, data.cache_dtype says {self.dtype}: leave that out, "
+                "or encode into another folder"
+            )
+        return cache
+
+    def _open(self, networks: Frozen, digests: Mapping[str, str], want: dict[str, Any]) -> None:
+        cache = self._opened(digests, want)
         if LATENTS in cache.parts and self.framing.random:
             raise ValueError(
                 f"the cache {self.folder} has latents, whose crop is the middle one: set --data.crops middle, or keep "

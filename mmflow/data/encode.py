@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mmflow.data.cache import LATENTS, NAME, Description, differences, digest, finished, read_description
+from mmflow.data.cache import BESIDE, LATENTS, NAME, Description, differences, digest, finished, read_description
 from mmflow.data.cache_shard import CacheFull, Done, ShardWriter, Stored, caption_name, pack, shard_name
 from mmflow.data.container import UnreadableSample
 from mmflow.data.index import Row, read_index, write_whole
@@ -30,8 +30,8 @@ from mmflow.said import Said
 class Networks(Protocol):
     """The frozen networks, as a cache is made from them."""
 
-    def encode_raw(self, pixels: Tensor) -> Tensor:
-        """Raw latents of 8-bit pixels."""
+    def encode_kept(self, pixels: Tensor) -> Tensor:
+        """Raw latents of 8-bit pixels, or mean and log-variance of what they are drawn from."""
 
     def say(self, name: str, captions: list[str], device: torch.device | str) -> Said:
         """What one text encoder says of captions."""
@@ -150,7 +150,7 @@ def claim(folder: Path, description: Description) -> None:
 
 
 def _compared(description: Description) -> Description:
-    return {name: value for name, value in description.items() if name != "normalisation"}
+    return {name: value for name, value in description.items() if name not in BESIDE}
 
 
 def encode_tars(
@@ -226,7 +226,7 @@ def _stored(chunk: list[Read], networks: Networks, encoding: Encoding) -> list[d
     numbered = [(i, each.frames) for i, each in enumerate(chunk) if each.frames is not None]
     for _, group in groupby(sorted(numbered, key=lambda x: (x[1].shape, x[0])), key=lambda x: x[1].shape):
         places, frames = zip(*group, strict=True)
-        raw = _as(networks.encode_raw(torch.stack(frames).to(encoding.device)), encoding, LATENTS)
+        raw = _as(networks.encode_kept(torch.stack(frames).to(encoding.device)), encoding, LATENTS)
         for place, latents in zip(places, raw, strict=True):
             tensors[place][LATENTS] = latents.clone()
     every = [

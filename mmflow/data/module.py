@@ -8,7 +8,7 @@ import lightning.pytorch as pl
 from torch.utils.data import DataLoader
 
 from mmflow.batch import LEVELS, Batch, Conditioning, Request, Whole, request_batches
-from mmflow.data.cache import CacheMode
+from mmflow.data.cache import CacheDtype, CacheMode
 from mmflow.data.cache_use import CacheUse
 from mmflow.data.caption_mix import CaptionMix
 from mmflow.data.deal import Share
@@ -62,6 +62,7 @@ class FlowData(pl.LightningDataModule):
         crops: shards: where a sample is cropped and a clip begins: `random` at every visit, or the `middle`.
         cache: shards: `require` what tools/shards.py encode made of them, `fill` it first, or `off`.
         cache_folder: shards: where that lies.
+        cache_dtype: shards: of what it keeps; null is its own, and fp16 where `fill` makes a new one.
         autoencoder: pixels to latents and back.
         text_encoder: captions to features.
         caption_dropout: share of samples trained without their caption, for guidance. Of several text encoders each is
@@ -104,6 +105,7 @@ class FlowData(pl.LightningDataModule):
         crops: Literal["random", "middle"] = "random",
         cache: CacheMode = "off",
         cache_folder: str | None = None,
+        cache_dtype: CacheDtype | None = None,
         autoencoder: AbstractAutoencoder = RgbAutoencoder(),
         text_encoder: AbstractTextEncoder = HashedWords(),
         caption_dropout: float = 0.1,
@@ -138,7 +140,7 @@ class FlowData(pl.LightningDataModule):
         self.num_workers, self.seed = num_workers, seed
         self.on_encoding: Callable[[], object] | None = None
         """Called when the frozen encoders are about to take a batch, by whom a run's phases concern."""
-        self.draws = Draws(seed, caption_dropout, low_discrepancy, len(text_encoder.names), known)
+        self.draws = Draws(seed, caption_dropout, low_discrepancy, len(text_encoder.names), known, autoencoder.is_drawn)
         self.latent_channels = autoencoder.channels
         self.context_width, self.pooled_width = text_encoder.context_width, text_encoder.pooled_width
         if train_shards is None:
@@ -162,7 +164,8 @@ class FlowData(pl.LightningDataModule):
             decode_timeout,
             lengths,
         )
-        self.cache_use = CacheUse(cache, None if self.is_shapes else cache_folder, framing, known.gives)
+        folder = None if self.is_shapes else cache_folder
+        self.cache_use = CacheUse(cache, folder, framing, known.gives, cache_dtype)
         self.mix = Mix(world, train_shards, val_shards, clip_share, framing, seed, store, Excluded.read(exclude))
         self._restored: dict[str, Any] | None = None
         self._training: Training | None = None
@@ -318,8 +321,9 @@ class FlowData(pl.LightningDataModule):
         if batch.unknown is not None:
             known = tuple(self.encoders.encode_known(*pair) for pair in zip(batch.pixels, batch.unknown, strict=True))
         text = self.encoders.encode_captions(list(batch.captions), batch.kept, batch.u.device, batch.said)
-        latents = self.encoders.latents(batch.pixels, batch.raw)
+        latents, framed = self.encoders.latents(batch.pixels, batch.raw, batch.posterior), batch.framed
         if batch.repeats > 1:
             latents = tuple(z.repeat_interleave(batch.repeats, dim=0) for z in latents)
             text = text.select([i for i in range(len(text)) for _ in range(batch.repeats)])
-        return dataclasses.replace(batch, latents=latents, conditioning=Conditioning(text, known))
+            framed = None if framed is None else framed.repeat_interleave(batch.repeats, dim=0)
+        return dataclasses.replace(batch, latents=latents, conditioning=Conditioning(text, known, framed))

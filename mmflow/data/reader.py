@@ -39,6 +39,7 @@ class Draws:
         low_discrepancy: u from the golden-ratio sequence over the plan's positions instead of independent uniforms.
         num_encoders: E.
         known: what of the samples the model is given.
+        posterior: latents are drawn from the autoencoder's posterior, instead of being its mean.
     """
 
     seed: int
@@ -46,6 +47,7 @@ class Draws:
     low_discrepancy: bool
     num_encoders: int = 1
     known: KnownShares = field(default_factory=KnownShares)
+    posterior: bool = False
 
     def u(self, key: tuple[str | int, ...], visit: int, position: int) -> float:
         """The uniform that the objective's density turns into t."""
@@ -119,12 +121,18 @@ class ShareReader(Dataset[Batch]):
             t, h, w = share.shape
             pixels = (torch.empty(0, 3, t, h, w, dtype=torch.uint8),)
             eps = (torch.empty(0, *self.latent_shape(t, h, w)),)
+        posterior = None
+        if self.draws.posterior:
+            posterior = (
+                tuple(torch.stack([self._noise(s, s.visit, "posterior") for s, _ in group]) for group in groups) or eps
+            )
         kept = [self.draws.kept(sample) for sample, _ in samples]
         return Batch(
             pixels=pixels,
             captions=tuple(s.caption if bool(k.any()) else "" for (s, _), k in zip(samples, kept, strict=True)),
             u=torch.tensor([level for _, u in samples for level in self.levels or (u,)], dtype=torch.float32),
             eps=eps,
+            posterior=posterior,
             keys=tuple(sample.key for sample, _ in samples for _ in self._visits(sample)),
             visits=tuple(visit for sample, _ in samples for visit in self._visits(sample)),
             planned=share.planned,
@@ -140,9 +148,9 @@ class ShareReader(Dataset[Batch]):
             said=_said([sample for sample, _ in samples]),
         )
 
-    def _noise(self, sample: Sample, visit: int) -> Tensor:
+    def _noise(self, sample: Sample, visit: int, purpose: str = "eps") -> Tensor:
         shape = self.latent_shape(*sample.frames.shape[:3])
-        return draws.normal(self.draws.seed, "eps", sample.key, visit, shape)
+        return draws.normal(self.draws.seed, purpose, sample.key, visit, shape)
 
 
 def _framed(samples: list[Sample]) -> Tensor | None:

@@ -36,9 +36,14 @@ class AbstractAutoencoder(ABC):
             ValueError: if they cannot be had, or are not what the configuration says of them.
         """
 
+    @property
+    def is_drawn(self) -> bool:
+        """Whether latents are drawn from the posterior, anew at each visit, instead of being its mean."""
+        return False
+
     @abstractmethod
-    def identity(self) -> Identity:
-        """What raw latents depend on."""
+    def identity(self, whole: bool = False) -> Identity:
+        """What raw latents depend on; `whole` reads every byte of the weights for their digest."""
 
     def encode(self, pixels: Float[Tensor, "B 3 T H W"]) -> Float[Tensor, "B C t h w"]:
         """Normalised latents of pixels in [-1, 1]."""
@@ -46,7 +51,11 @@ class AbstractAutoencoder(ABC):
 
     @abstractmethod
     def encode_raw(self, pixels: Float[Tensor, "B 3 T H W"]) -> Float[Tensor, "B C t h w"]:
-        """Latents as the network gives them, fp32, before shift and scale: what a cache keeps."""
+        """Latents as the network gives them, fp32, before shift and scale."""
+
+    def encode_kept(self, pixels: Float[Tensor, "B 3 T H W"]) -> Float[Tensor, "B K t h w"]:
+        """What a cache keeps: raw latents, or where they are drawn the posterior's mean and log-variance (K = 2C)."""
+        return self.encode_raw(pixels)
 
     @abstractmethod
     def normalise(self, raw: Float[Tensor, "B C t h w"]) -> Float[Tensor, "B C t h w"]:
@@ -85,6 +94,12 @@ class AbstractAutoencoder(ABC):
         return 1 + (frames - 1) // t, height // h, width // w
 
 
+def draw(kept: Float[Tensor, "B K t h w"], noise: Float[Tensor, "B C t h w"]) -> Float[Tensor, "B C t h w"]:
+    """Raw latents drawn from the posterior: mean + exp(log-variance / 2) x noise (arXiv 1312.6114, equation 10)."""
+    mean, log_variance = kept.chunk(2, dim=1)
+    return mean + (log_variance / 2).exp() * noise
+
+
 @final
 class RgbAutoencoder(AbstractAutoencoder):
     """The identity: latents are the three colours. For small pictures on a laptop, where no autoencoder is needed.
@@ -114,7 +129,7 @@ class RgbAutoencoder(AbstractAutoencoder):
     def load(self) -> None:
         """There is nothing to load."""
 
-    def identity(self) -> Identity:
+    def identity(self, whole: bool = False) -> Identity:
         return {"kind": type(self).__name__}
 
     def encode_raw(self, pixels: Float[Tensor, "B 3 T H W"]) -> Float[Tensor, "B C t h w"]:

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from mmflow.batch import Known, TextFeatures
-from mmflow.encoders.autoencoder import AbstractAutoencoder
+from mmflow.encoders.autoencoder import AbstractAutoencoder, draw
 from mmflow.encoders.cache import PromptCache
 from mmflow.encoders.diffusers_autoencoder import DiffusersAutoencoder
 from mmflow.encoders.identity import Identity
@@ -43,10 +43,11 @@ class Encoders:
             self.autoencoder.load()
         self.text.load([name for name in self.text.names if name not in cached])
 
-    def identities(self) -> tuple[Identity, dict[str, Identity]]:
-        """What raw latents, and the words of each text encoder, depend on."""
+    def identities(self, whole: bool = False) -> tuple[Identity, dict[str, Identity]]:
+        """What raw latents, and the words of each text encoder, depend on; `whole` reads every byte of the weights."""
         absent = getattr(self.text, "absent", ())
-        return self.autoencoder.identity(), {n: self.text.identity(n) for n in self.text.names if n not in absent}
+        named = {name: self.text.identity(name, whole) for name in self.text.names if name not in absent}
+        return self.autoencoder.identity(whole), named
 
     @torch.no_grad()
     def say(self, name: str, captions: list[str], device: torch.device | str = "cpu") -> Said:
@@ -96,23 +97,28 @@ class Encoders:
 
     @torch.no_grad()
     def encode_pixels(self, pixels: UInt8[Tensor, "B 3 T H W"]) -> Float[Tensor, "B C t h w"]:
-        """Normalised latents of 8-bit pixels, fp32."""
-        return self.autoencoder.normalise(self.encode_raw(pixels))
+        """Normalised latents of 8-bit pixels, fp32; of a posterior its mean."""
+        return self.autoencoder.encode(pixels.float() / 127.5 - 1)
 
     def latents(
-        self, pixels: tuple[Tensor, ...], raw: tuple[Tensor | None, ...] | None
+        self,
+        pixels: tuple[Tensor, ...],
+        raw: tuple[Tensor | None, ...] | None,
+        noise: tuple[Tensor, ...] | None = None,
     ) -> tuple[Float[Tensor, "_ C t h w"], ...]:
-        """Normalised latents of groups of 8-bit pixels, fp32; of `raw` ones where a cache has them."""
-        found = raw or (None,) * len(pixels)
-        return tuple(
-            self.encode_pixels(p) if r is None else self.autoencoder.normalise(r.float())
-            for p, r in zip(pixels, found, strict=True)
-        )
+        """Normalised latents of groups of 8-bit pixels, fp32; `raw` is what a cache has in their place, and `noise`
+        draws them from the posterior."""
+        kept = [
+            self.encode_kept(p) if r is None else r.float()
+            for p, r in zip(pixels, raw or (None,) * len(pixels), strict=True)
+        ]
+        drawn = kept if noise is None else [draw(k, n) for k, n in zip(kept, noise, strict=True)]
+        return tuple(self.autoencoder.normalise(each) for each in drawn)
 
     @torch.no_grad()
-    def encode_raw(self, pixels: UInt8[Tensor, "B 3 T H W"]) -> Float[Tensor, "B C t h w"]:
-        """Latents of 8-bit pixels before shift and scale, fp32."""
-        return self.autoencoder.encode_raw(pixels.float() / 127.5 - 1)
+    def encode_kept(self, pixels: UInt8[Tensor, "B 3 T H W"]) -> Float[Tensor, "B K t h w"]:
+        """What a cache keeps of 8-bit pixels, fp32; see `AbstractAutoencoder.encode_kept`."""
+        return self.autoencoder.encode_kept(pixels.float() / 127.5 - 1)
 
     @torch.no_grad()
     def encode_known(self, pixels: UInt8[Tensor, "B 3 T H W"], unknown: Bool[Tensor, "B 1 T H W"]) -> Known:

@@ -1,7 +1,8 @@
 """Released autoencoders of pictures and of videos, as the diffusers library reads them."""
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, final
+from typing import Any, Literal, final
 
 import torch
 from jaxtyping import Float
@@ -20,8 +21,7 @@ from mmflow.encoders.statistics import read_statistics, spread
 class DiffusersAutoencoder(AbstractAutoencoder):
     """An `AutoencoderKL`, which takes clips frame by frame, or a video autoencoder: Wan's, LTX's or CogVideoX's.
 
-    Latents are the posterior's mean, so encoding draws nothing. They are normalised by the config's own shift and
-    scale, one number or one per channel, or by measured ones.
+    Latents are normalised by the config's own shift and scale, one number or one per channel, or by measured ones.
 
     Args:
         path: a diffusers folder, a .safetensors file, or a repository id.
@@ -33,9 +33,10 @@ class DiffusersAutoencoder(AbstractAutoencoder):
         dtype: of the weights and the arithmetic; fp16 overflows in some autoencoders.
         device: `same` as the model, `cpu`, or `offload`: on the model's device while it works, else on the host.
         max_frames: frames that go through at once; bounds memory. A video autoencoder takes whole clips, one at least.
+        posterior: training's latents are its `mean`, or a `sample` of it that each visit draws anew.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the signature is the configuration
         self,
         path: str,
         subfolder: str = "",
@@ -45,10 +46,12 @@ class DiffusersAutoencoder(AbstractAutoencoder):
         dtype: Dtype = "fp32",
         device: Place = "same",
         max_frames: int = 16,
+        posterior: Literal["mean", "sample"] = "mean",
     ) -> None:
         if max_frames < 1:
             raise ValueError(f"max_frames must be at least 1, got {max_frames}")
         self.path, self.subfolder, self.statistics, self.max_frames = path, subfolder, statistics, max_frames
+        self.posterior = posterior
         self._declared_channels, self._declared_stride = channels, stride
         self._spec: LatentSpec | None = None
         if channels is None or stride is None or local(path) is not None:
@@ -158,13 +161,17 @@ class DiffusersAutoencoder(AbstractAutoencoder):
             '{"shift": 0.0609, "scale": 1.5305} are those of SD3, `python tools/shards.py latent-stats` measures them'
         )
 
-    def identity(self) -> Identity:
+    @property
+    def is_drawn(self) -> bool:
+        return self.posterior == "sample"
+
+    def identity(self, whole: bool = False) -> Identity:
         return {
             "kind": type(self).__name__,
             "path": f"{self.path}/{self.subfolder}",
-            "weights": digest_of(self.path, self.subfolder, WEIGHTS),
+            "weights": digest_of(self.path, self.subfolder, WEIGHTS, whole),
             "dtype": str(self._network.dtype).removeprefix("torch."),
-            "posterior": "mean",
+            "posterior": "mean and log-variance" if self.is_drawn else "mean",
         }
 
     def normalise(self, raw: Float[Tensor, "B C t h w"]) -> Float[Tensor, "B C t h w"]:
@@ -173,12 +180,21 @@ class DiffusersAutoencoder(AbstractAutoencoder):
 
     def encode_raw(self, pixels: Float[Tensor, "B 3 T H W"]) -> Float[Tensor, "B C t h w"]:
         """The posterior's mean as the network gives it, fp32, on the device of the pixels."""
+        return self._encoded(pixels, self.channels, lambda posterior: posterior.mode())
+
+    def encode_kept(self, pixels: Float[Tensor, "B 3 T H W"]) -> Float[Tensor, "B K t h w"]:
+        if not self.is_drawn:
+            return self.encode_raw(pixels)
+        return self._encoded(pixels, 2 * self.channels, lambda p: torch.cat([p.mean, p.logvar.expand_as(p.mean)], 1))
+
+    def _encoded(self, pixels: Tensor, channels: int, of: Callable[[Any], Tensor]) -> Tensor:
+        """What `of` takes from the posterior of each chunk, fp32, on the device of the pixels."""
         shape = self.latent_shape(*pixels.shape[2:])
         if not len(pixels):
-            return pixels.new_zeros(0, self.channels, *shape)
+            return pixels.new_zeros(0, channels, *shape)
         with self._network.on(pixels.device) as (network, device):
             parts = [
-                network.encode(x.to(device, self._network.dtype)).latent_dist.mode().to(pixels.device).float()
+                of(network.encode(x.to(device, self._network.dtype)).latent_dist).to(pixels.device).float()
                 for x in self._chunks(pixels, pixels.shape[2])
             ]
         return self._joined(parts, len(pixels))

@@ -78,8 +78,8 @@ class JointTextEncoder(AbstractTextEncoder):
             if name not in self.absent:
                 self._encoder(name).load()
 
-    def identity(self, name: str) -> Identity:
-        return {**self._encoder(name).identity(), "layout": self.layout}
+    def identity(self, name: str, whole: bool = False) -> Identity:
+        return {**self._encoder(name).identity(whole), "layout": self.layout}
 
     def say(self, name: str, captions: list[str], device: torch.device | str = "cpu") -> Said:
         states = self._encoder(name).states(captions, torch.device(device), self.layout)

@@ -76,9 +76,14 @@ class ClipEncoder:
         network = self._network
         return network.path, network.subfolder if part == "text_encoder" else network.tokenizer_subfolder
 
-    def identity(self) -> Identity:
+    def identity(self, whole: bool = False) -> Identity:
         """What its words depend on."""
-        return {"kind": type(self).__name__, **self._network.identity(), "pooled": self.pooled, "pad_id": self.pad_id}
+        return {
+            "kind": type(self).__name__,
+            **self._network.identity(whole),
+            "pooled": self.pooled,
+            "pad_id": self.pad_id,
+        }
 
     def load(self) -> None:
         """Reads the weights; ValueError if they cannot be had or have another width than the declared."""
@@ -144,9 +149,9 @@ class T5Encoder:
         network = self._network
         return network.path, network.subfolder if part == "text_encoder" else network.tokenizer_subfolder
 
-    def identity(self) -> Identity:
+    def identity(self, whole: bool = False) -> Identity:
         """What its words depend on."""
-        return {"kind": type(self).__name__, **self._network.identity()}
+        return {"kind": type(self).__name__, **self._network.identity(whole)}
 
     def load(self) -> None:
         """Reads the weights; ValueError if they cannot be had or have another width than the declared."""
@@ -221,8 +226,8 @@ class TransformersEncoder(AbstractTextEncoder):
             self._found_width()
             self._network.load()
 
-    def identity(self, name: str) -> Identity:
-        return {"kind": type(self).__name__, **self._network.identity(), "pooled": self.pooled}
+    def identity(self, name: str, whole: bool = False) -> Identity:
+        return {"kind": type(self).__name__, **self._network.identity(whole), "pooled": self.pooled}
 
     def say(self, name: str, captions: list[str], device: torch.device | str = "cpu") -> Said:
         return self._states(captions, torch.device(device)).packed(whole=False)

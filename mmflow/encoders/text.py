@@ -54,8 +54,8 @@ class AbstractTextEncoder(ABC):
         """
 
     @abstractmethod
-    def identity(self, name: str) -> Identity:
-        """What the words of one encoder depend on."""
+    def identity(self, name: str, whole: bool = False) -> Identity:
+        """What the words of one encoder depend on; `whole` reads every byte of the weights for their digest."""
 
     @abstractmethod
     def say(self, name: str, captions: list[str], device: torch.device | str = "cpu") -> Said:
@@ -129,7 +129,7 @@ class HashedWords(AbstractTextEncoder):
     def load(self, names: Sequence[str] | None = None) -> None:
         """There is nothing to load."""
 
-    def identity(self, name: str) -> Identity:
+    def identity(self, name: str, whole: bool = False) -> Identity:
         sizes = {"width": self.width, "position_width": self.position_width, "max_words": self.max_words}
         return {"kind": type(self).__name__, **sizes}
 

@@ -93,11 +93,11 @@ class TextNetwork:
         shared = {name: config[name] for name in ("projection_dim",) if name in config}
         return {**config["text_config"], **shared}
 
-    def identity(self) -> Identity:
+    def identity(self, whole: bool = False) -> Identity:
         """Its weights, its tokenizer, and what it does with them."""
         return {
             "path": f"{self.path}/{self.subfolder}",
-            "weights": digest_of(self.path, self.subfolder, WEIGHTS),
+            "weights": digest_of(self.path, self.subfolder, WEIGHTS, whole),
             "tokenizer": digest_of(self.path, self.tokenizer_subfolder, TOKENIZER),
             "max_length": self.max_length,
             "dtype": str(self._network.dtype).removeprefix("torch."),

@@ -113,7 +113,7 @@ class Seen:
 def part(batch: Batch, samples: Sequence[int]) -> Batch:
     """Some samples of a batch as a batch of their own, by their places in it, ascending."""
     assert batch.latents is not None and batch.conditioning is not None
-    known, text = batch.conditioning.known, batch.conditioning.text
+    known, text, framed = batch.conditioning.known, batch.conditioning.text, batch.conditioning.framed
     latents, eps, given, first = [], [], [], 0
     for group, (z, noise) in enumerate(zip(batch.latents, batch.eps, strict=True)):
         own = [i - first for i in samples if first <= i < first + len(z)]
@@ -129,7 +129,11 @@ def part(batch: Batch, samples: Sequence[int]) -> Batch:
         u=batch.u[list(samples)],
         keys=tuple(batch.keys[i] for i in samples),
         visits=tuple(batch.visits[i] for i in samples),
-        conditioning=Conditioning(text.select(list(samples)), None if known is None else tuple(given)),
+        conditioning=Conditioning(
+            text.select(list(samples)),
+            None if known is None else tuple(given),
+            None if framed is None else framed[list(samples)],
+        ),
     )
 
 

@@ -34,7 +34,10 @@ def samples_of(batch: Batch) -> list[dict[str, Any]]:
     """
     raw = batch.raw or (None,) * len(batch.pixels)
     read = [x for pixels, cached in zip(batch.pixels, raw, strict=True) for x in (pixels if cached is None else cached)]
-    noise = [x for group in batch.eps for x in group]
+    noise = [[x] for group in batch.eps for x in group]
+    if batch.posterior is not None:
+        posterior = [x for group in batch.posterior for x in group]
+        noise = [[*eps, x] for (eps, x) in zip(noise, posterior, strict=True)]
     told = zip(batch.keys, batch.visits, batch.captions, batch.u.tolist(), read, noise, strict=True)
     return [
         {
@@ -44,9 +47,9 @@ def samples_of(batch: Batch) -> list[dict[str, Any]]:
             "kept": [] if batch.kept is None else batch.kept[i].tolist(),
             "t": float.hex(u),
             "frames": digest([x]),
-            "noise": digest([eps]),
+            "noise": digest(drawn),
         }
-        for i, (key, visit, caption, u, x, eps) in enumerate(told)
+        for i, (key, visit, caption, u, x, drawn) in enumerate(told)
     ]
 
 

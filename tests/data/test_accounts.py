@@ -5,6 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 from media import make_shards
 from test_module import attached, on_shards
 
@@ -57,7 +58,9 @@ def test_fates_say_what_of_a_file_was_used(tmp_path: Path) -> None:
     """Pictures of 20 x 40 fit the bucket of 2 : 1, those of 50 x 40 do not; clips last 2 s, of which 0.8 are taken."""
     folder = make_shards(tmp_path, pictures=[6], clips=[1])
     aspects = {**on_shards(str(folder)), "resolution": 34, "aspects": [2.0, 1.0], "multiple": 2}
-    batch = next(iter(attached(**aspects, clip_share=0.2, batch_size=10).train_dataloader()))
+    data = attached(**aspects, clip_share=0.2, batch_size=10)
+    batch = next(iter(data.train_dataloader()))
+    assert torch.equal(data.encoded(batch).conditioning.framed, batch.framed), "a backbone may condition on it"
     fates = Counter((key[-1], fate) for key, fate in zip(batch.keys, batch.fates, strict=True))
     assert {fate for (key, fate) in fates if key == "000000006"} == {"cut_short"}
     framed = dict(zip(batch.keys, batch.framed.tolist(), strict=True))

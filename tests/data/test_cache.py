@@ -19,6 +19,7 @@ from mmflow.data.container import UnreadableSample
 from mmflow.data.encode import Encoding, Total, claim, encode_tars
 from mmflow.data.index import build_index
 from mmflow.data.module import FlowData
+from mmflow.encoders.autoencoder import AbstractAutoencoder
 from mmflow.encoders.text import HashedWords
 
 
@@ -82,6 +83,61 @@ def test_training_from_the_cache_is_training_online(shards: Path, tmp_path: Path
         [d.on_after_batch_transfer(b, 0) for b in loader] for d, loader in zip((recalled, online), both, strict=True)
     )
     assert differ(ours, theirs) <= bound
+
+
+class Noisy(AbstractAutoencoder):
+    """Its posterior lies around the colours, wider where it is brighter."""
+
+    channels, stride, frame_step, is_drawn = 3, (1, 1, 1), 1, True
+
+    def load(self) -> None:
+        pass
+
+    def identity(self, whole: bool = False) -> dict:
+        return {"kind": "Noisy", "posterior": "mean and log-variance"}
+
+    def encode_raw(self, pixels: torch.Tensor) -> torch.Tensor:
+        return pixels
+
+    def encode_kept(self, pixels: torch.Tensor) -> torch.Tensor:
+        return torch.cat([pixels, pixels - 2], 1)
+
+    def normalise(self, raw: torch.Tensor) -> torch.Tensor:
+        return raw * 2
+
+    decode = encode_raw
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [("float32", 0.0), ("float16", 1e-3)])
+def test_latents_drawn_from_the_posterior_are_those_of_online_training(
+    shards: Path, tmp_path: Path, dtype: str, bound: float
+) -> None:
+    noisy = {"autoencoder": Noisy()}
+    out = str(encoded(shards, tmp_path / "cache", dtype, **noisy))
+    recalled = attached(**settings(shards, cache="require", cache_folder=out, **noisy))
+    batches, online = steps(recalled), steps(attached(**settings(shards, **noisy)))
+    assert all(raw.shape[1] == 6 for batch in batches for raw in batch.raw), "mean and log-variance"
+    assert differ(batches, online) <= bound
+    for batch in online:
+        for z, pixels, eps, noise in zip(batch.latents, batch.pixels, batch.eps, batch.posterior, strict=True):
+            mean = pixels.float() / 127.5 - 1
+            assert torch.equal(z, (mean + ((mean - 2) / 2).exp() * noise) * 2)
+            assert not any(torch.equal(a, b) for a, b in zip(eps, noise, strict=True))
+    validation = [recalled.on_after_batch_transfer(batch, 0) for batch in recalled.val_dataloader()]
+    assert all(len(z) == len(e) for batch in validation for z, e in zip(batch.latents, batch.eps, strict=True))
+    with pytest.raises(ValueError, match=r'latents\.encoder\.kind: "Noisy" in the cache, "RgbAutoencoder" now'):
+        attached(**settings(shards, cache="require", cache_folder=out))
+
+
+def test_a_visit_draws_from_the_posterior_anew_and_no_layout_matters(shards: Path) -> None:
+    one, two = (by_key(steps(attached(**settings(shards, autoencoder=Noisy(), packing=p)), 9)) for p in PACKINGS)
+    both = one.keys() & two.keys()
+    assert len(both) >= 6 and all(torch.equal(one[key], two[key]) for key in both)
+    again = [(key, visit) for key, visit in one if visit and (key, 0) in one]
+    assert again and not any(torch.equal(one[key, 0], one[key, visit]) for key, visit in again)
+
+
+PACKINGS = ("packed", "bucketed")
 
 
 def test_a_cache_may_hold_words_only_and_crops_stay_random(shards: Path, tmp_path: Path) -> None:
@@ -152,8 +208,8 @@ class Barrier:
         """One rank waits for nobody."""
 
 
-def filled(shards: Path, out: Path) -> FlowData:
-    data = FlowData(**settings(shards, num_workers=0, batch_size=8, cache="fill", cache_folder=str(out)))
+def filled(shards: Path, out: Path, **more: object) -> FlowData:
+    data = FlowData(**settings(shards, num_workers=0, batch_size=8, cache="fill", cache_folder=str(out), **more))
     data.trainer = attached().trainer
     data.trainer.strategy = Barrier()
     data.setup("fit")
@@ -172,6 +228,22 @@ def test_fill_makes_what_is_missing_and_goes_on_after_a_stop(shards: Path, tmp_p
     kept = {name for name in files if (out / name).stat().st_mtime_ns == files[name]}
     assert kept == {name for name in files if name.startswith("00000") or name == "cache.json"}
     assert any("kB per sample" in line for line in again.cache_use.lines(8))
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [("fp32", 0.0), ("fp16", 1e-3)])
+def test_fill_keeps_what_it_is_told_to(shards: Path, tmp_path: Path, dtype: str, bound: float) -> None:
+    batches = steps(filled(shards, tmp_path / "cache", cache_dtype=dtype))
+    assert all(raw.dtype is DTYPE[dtype] for batch in batches for raw in batch.raw)
+    assert differ(batches, steps(attached(**settings(shards)))) <= bound
+    whole = tmp_path / "cache"
+    assert json.loads((whole / "cache.json").read_text())["whole"] == {}, "neither of these networks has weights"
+    other = next(each for each in DTYPE if each != dtype)
+    with pytest.raises(ValueError, match=f"cache has numbers of float.., data.cache_dtype says {other}"):
+        filled(shards, whole, cache_dtype=other)
+    filled(shards, whole)
+
+
+DTYPE = {"fp32": torch.float32, "fp16": torch.float16}
 
 
 def by_key(batches: list[Batch]) -> dict[tuple, torch.Tensor]:

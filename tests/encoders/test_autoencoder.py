@@ -17,7 +17,7 @@ class Strided(AbstractAutoencoder):
     def load(self) -> None:
         raise NotImplementedError
 
-    def identity(self) -> dict:
+    def identity(self, whole: bool = False) -> dict:
         return {"kind": "Strided"}
 
     def normalise(self, raw: Tensor) -> Tensor:

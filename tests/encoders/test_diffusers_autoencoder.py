@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from mmflow.encoders.autoencoder import draw
 from mmflow.encoders.diffusers_autoencoder import DiffusersAutoencoder
 from tests.encoders.published import picture_autoencoder
 
@@ -128,6 +129,22 @@ def test_video_autoencoders(name: str, tmp_path: Path) -> None:
     nearest = rf"1 \+ k \* {step} frames: not {step}, but 1 or {1 + step}"
     with pytest.raises(ValueError, match=nearest):
         ours.latent_shape(step, *size)
+
+
+def test_latents_may_be_drawn_from_the_posterior(sd3: Path) -> None:
+    clip, noise = pixels(2, 3, 16, 24), torch.randn(2, 16, 3, 2, 3)
+    mean, drawn = (DiffusersAutoencoder(str(sd3), "vae", posterior=kind) for kind in ("mean", "sample"))
+    network = drawn.loaded()[0]
+    with torch.no_grad():
+        kept = drawn.encode_kept(clip)
+        (first, *_) = network.encode(clip[1:, :, 2]).latent_dist.sample(torch.Generator().manual_seed(0))
+        its_noise = torch.randn(1, *first.shape, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(mean.encode_kept(clip), kept[:, :16]) and kept.shape == (2, 32, 3, 2, 3)
+    noise[1, :, 2] = its_noise[0]
+    assert torch.allclose(draw(kept, noise)[1, :, 2], first, atol=1e-4), "diffusers draws the same"
+    assert (mean.is_drawn, drawn.is_drawn) == (False, True)
+    assert [a.identity()["posterior"] for a in (mean, drawn)] == ["mean", "mean and log-variance"]
+    assert drawn.encode_kept(clip[:0]).shape == (0, 32, 3, 2, 3)
 
 
 def test_what_is_declared_needs_no_file_and_must_be_true(sd3: Path) -> None:
