@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
+import numpy as np
+
 from mmflow.data.plan import Item
 
 Shape = tuple[int, int, int]
@@ -23,11 +25,13 @@ class Cost:
         visual: T x H x W pixels to visual tokens.
         context: characters of a caption to context tokens, about.
         width: of the model, D.
+        attention: of the square of the tokens, as it was measured; None is 1 / (6 D).
     """
 
     visual: Callable[[int, int, int], int]
     context: Callable[[int], int]
     width: int
+    attention: float | None = None
 
     def tokens(self, item: Item) -> int:
         """Visual and context tokens of a sample."""
@@ -43,16 +47,34 @@ class Cost:
         @lru_cache(maxsize=100_000)
         def both(shape: Shape, characters: int) -> tuple[int, float]:
             n = self.visual(*shape) + self.context(characters)
-            return n, cost(n, self.width)
+            return n, cost(n, self.width, self.attention)
 
         return both
 
 
-def cost(n: int, width: int) -> float:
+def cost(n: int, width: int, attention: float | None = None) -> float:
     """n + n^2 / (6 D), in the time that one token's linear layers take: a layer of an MM-DiT spends 24 n D^2 on them
-    and 4 n^2 D on attention.
+    and 4 n^2 D on attention. With a measured `attention`: n + attention n^2.
     """
-    return n + n * n / (6 * width)
+    return n + n * n * (1 / (6 * width) if attention is None else attention)
+
+
+def fit_attention(tokens: Sequence[int], seconds: Sequence[float]) -> float:
+    """a of the times k (n + a n^2) that come closest, in relative terms, to those of samples of n tokens; 0 if none
+    above it does.
+
+    Raises:
+        ValueError: if there are fewer than two numbers of tokens.
+    """
+    n, took = np.asarray(tokens, np.float64), np.asarray(seconds, np.float64)
+    if len(np.unique(n)) < 2:
+        raise ValueError(
+            f"samples of {sorted(set(tokens))} tokens: attention needs at least two sizes to be told apart"
+        )
+    (linear, square), *_ = np.linalg.lstsq(np.stack([n, n * n], 1) / took[:, None], np.ones(len(n)), rcond=None)
+    if linear <= 0:
+        raise ValueError("the times grow faster than the square of the tokens: measure again on a quiet machine")
+    return max(0.0, float(square / linear))
 
 
 def micro_steps(kinds: Sequence[tuple[int, int]], samples: int, tokens: int, cap: int, world_size: int) -> int:

@@ -48,6 +48,7 @@ class FlowData(pl.LightningDataModule):
         batch_size: samples per optimizer step over all ranks and micro-steps; 64 where step_budget is not stated.
         step_budget: cost of an optimizer step in place of batch_size. A sample of n tokens costs n + n^2 / (6 width).
         tokens_per_device: the most tokens of a rank at once; accumulation follows from it. null leaves both to you.
+        attention_cost: a of a sample's cost n + a n^2, as tools/measure_cost.py finds it; null is 1 / (6 width).
         packing: `packed` mixes all shapes in a step, `bucketed` makes steps of one shape.
         exclude: shards: a text file of samples not to use, a KEY or SHARD/KEY a line; no other sample moves.
         resolution: shards: side of the square whose area every picture and frame is brought to. Pixels.
@@ -91,6 +92,7 @@ class FlowData(pl.LightningDataModule):
         batch_size: int | None = None,
         step_budget: float | None = None,
         tokens_per_device: int | None = None,
+        attention_cost: float | None = None,
         packing: Literal["packed", "bucketed"] = "packed",
         exclude: str | None = None,
         resolution: int = 256,
@@ -132,7 +134,9 @@ class FlowData(pl.LightningDataModule):
         self.world, self.clip_share = world, clip_share
         self.is_shapes = train_shards is None
         self.step_size = StepSize.of(batch_size, step_budget, tokens_per_device, packing)
-        self.batch_size = self.step_size.chunk
+        if attention_cost is not None and attention_cost < 0:
+            raise ValueError(f"data.attention_cost must be at least 0, got {attention_cost}")
+        self.attention_cost, self.batch_size = attention_cost, self.step_size.chunk
         self.val_samples, self.val_batch_size = val_samples, val_batch_size
         self.resolution, self.frames, self.fps = resolution, lengths[-1], fps
         self.epochs = epochs
@@ -182,7 +186,8 @@ class FlowData(pl.LightningDataModule):
         if stage == "fit":
             self.draws.known.check(backbone.takes_known, self.clip_share)
             self._train_sources = self.cache_use.wrap(self.mix.train[0])
-            costs = make_cost(self.encoders.latent_shape, backbone, context_tokens(self.encoders.text))
+            words = context_tokens(self.encoders.text)
+            costs = make_cost(self.encoders.latent_shape, backbone, words, self.attention_cost)
             trainer: Any = self.trainer
             layout = trainer.world_size, trainer.accumulate_grad_batches
             self._training = Training(self.mix, self.step_size, costs, self.epochs, *layout)

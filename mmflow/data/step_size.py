@@ -195,6 +195,9 @@ class Model(Protocol):
         """Visual tokens of latents of T x H x W."""
 
 
-def make_cost(latent_shape: LatentShape, model: Model, context: Callable[[int], int]) -> Cost:
-    """Tokens and costs of samples as a model takes them; `context` gives the tokens of a caption's characters."""
-    return Cost(lambda t, h, w: model.check_shape(*latent_shape(t, h, w)[1:]), context, model.width)
+def make_cost(
+    latent_shape: LatentShape, model: Model, context: Callable[[int], int], attention: float | None = None
+) -> Cost:
+    """Tokens and costs of samples as a model takes them; `context` gives the tokens of a caption's characters, and
+    `attention` is `Cost.attention`."""
+    return Cost(lambda t, h, w: model.check_shape(*latent_shape(t, h, w)[1:]), context, model.width, attention)

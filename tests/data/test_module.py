@@ -78,6 +78,7 @@ def on_shards(folder: str) -> dict:
         ({"clip_share": 1.5}, r"data\.clip_share .* 1\.5"),
         ({"caption_dropout": -0.1}, r"data\.caption_dropout .* -0\.1"),
         ({"batch_size": 0}, r"data\.batch_size .* 0"),
+        ({"attention_cost": -0.1}, r"data\.attention_cost .* -0\.1"),
         ({"batch_size": 8, "step_budget": 9.0}, r"data\.batch_size 8 and data\.step_budget 9 both"),
         ({"epochs": 0}, r"data\.epochs .* 0"),
         ({"val_samples": -1}, r"data\.val_samples .* -1"),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from synthetic import Store
 
-from mmflow.data.cost import Cost, cost, micro_steps
+from mmflow.data.cost import Cost, cost, fit_attention, micro_steps
 from mmflow.data.deal import Dealing
 from mmflow.data.plan import Filling, Item, Plan, Step
 from mmflow.data.step_size import ShapeShare, StepSize, shares_of_compute
@@ -18,6 +18,19 @@ def test_cost_is_linear_plus_attention() -> None:
     assert cost(0, 64) == 0 and cost(384, 64) == 384 * 2, "at n = 6 D attention costs what all else does"
     item = Item(0, 0, 0, 0, ("a",), (1, 64, 64), 40)
     assert COSTS.tokens(item) == 74 and COSTS(item) == 74 + 74**2 / (6 * 384)
+
+
+def test_a_measured_cost_takes_the_place_of_the_formula() -> None:
+    assert cost(100, 64, 0.02) == 300 and cost(100, 64, 0.0) == 100
+    measured = Cost(COSTS.visual, COSTS.context, 384, 0.01)
+    assert measured(Item(0, 0, 0, 0, ("a",), (1, 64, 64), 40)) == pytest.approx(74 + 0.01 * 74**2)
+    tokens = [70, 300, 1100, 4000]
+    assert fit_attention(tokens, [3e-5 * cost(n, 384) for n in tokens]) == pytest.approx(1 / (6 * 384))
+    assert fit_attention(tokens, [1e-4 * n**0.9 for n in tokens]) == 0, "no attention at all"
+    with pytest.raises(ValueError, match="at least two sizes"):
+        fit_attention([64, 64], [1.0, 1.1])
+    with pytest.raises(ValueError, match="measure again"):
+        fit_attention([10, 100], [1e-3, 1.0])
 
 
 @pytest.mark.parametrize(
