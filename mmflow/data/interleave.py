@@ -23,12 +23,13 @@ class Interleave:
             raise ValueError(f"weights must be non-negative with a positive sum, got {list(weights)}")
         total = sum(weights)
         exact = [Fraction(weight / total).limit_denominator(1_000_000) for weight in weights]
-        self._shares = [weight / rest if (rest := sum(exact[i:])) else Fraction(0) for i, weight in enumerate(exact)]
+        shares = [weight / rest if (rest := sum(exact[i:])) else Fraction(0) for i, weight in enumerate(exact)]
+        self._shares = [share.as_integer_ratio() for share in shares]
 
     def __call__(self, position: int) -> tuple[int, int]:
         """(source, how many earlier positions went to the same source)."""
         for source, share in enumerate(self._shares):
-            before, after = _quota(position, share), _quota(position + 1, share)
+            before, after = _quota(position, *share), _quota(position + 1, *share)
             if after > before:
                 return source, before
             position -= before
@@ -38,11 +39,12 @@ class Interleave:
         """How many of the first so many positions go to each source."""
         counts = []
         for share in self._shares:
-            counts.append(_quota(positions, share))
+            counts.append(_quota(positions, *share))
             positions -= counts[-1]
         return counts
 
 
-def _quota(position: int, share: Fraction) -> int:
-    """How many of the first `position` places a share of them gets: rounded, so that it errs by at most a half."""
-    return (2 * position * share.numerator + share.denominator) // (2 * share.denominator)
+def _quota(position: int, part: int, whole: int) -> int:
+    """How many of the first `position` places a share of part / whole gets: rounded, so that it errs by at most a
+    half."""
+    return (2 * position * part + whole) // (2 * whole)

@@ -143,11 +143,14 @@ def expand_shards(pattern: str | list[str]) -> list[str]:
 def shard_names(tars: tuple[str, ...]) -> dict[str, str]:
     """A name for each tar that is unique among them and says nothing of where they lie: the path below what they
     share."""
-    parents = {str(PurePosixPath(tar).parent) for tar in tars}
-    common = (
-        parents.pop() if len(parents) == 1 else os.path.commonpath([str(PurePosixPath(tar).parent) for tar in tars])
-    )
-    return {tar: str(PurePosixPath(tar).relative_to(common).with_suffix("")) for tar in tars}
+    parts = [(tar[: (cut := tar.rfind("/") + 1)], tar[cut:]) for tar in tars]
+    # Folders are few where tars are many: only these are taken apart.
+    parents = {folder: PurePosixPath(f"{folder}x").parent for folder in {folder for folder, _ in parts}}
+    common = os.path.commonpath([str(parent) for parent in parents.values()])
+    below = {folder: str(parent.relative_to(common)) for folder, parent in parents.items()}
+    begins = {folder: "" if path == "." else f"{path}/" for folder, path in below.items()}
+    names = (begins[folder] + os.path.splitext(name)[0] for folder, name in parts)
+    return dict(zip(tars, names, strict=True))
 
 
 def _expand_one(pattern: str) -> list[str]:
