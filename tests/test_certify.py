@@ -201,6 +201,19 @@ def test_a_right_run_is_certified(certification: Certification) -> None:
 
 
 @pytest.mark.slow
+def test_a_run_that_accumulates_is_certified(certification: Certification, tmp_path: Path) -> None:
+    """A device that holds one sample at a time: four micro-steps make a step, and kills come between steps."""
+    args = [*certification.args, "--data.tokens_per_device", "83"]
+    accumulating = Certification(args, tmp_path / "runs", forked(), steps=8)
+    verdicts = [accumulating.run(INSIDE), accumulating.run(EDGE)]
+    assert [verdict.differences for verdict in verdicts] == [[], []]
+    assert len(verdicts[1].passes) > 1, "a pass ended in it"
+    told = [json.loads(line) for line in next(accumulating.folder.rglob("rank-0.jsonl")).read_text().splitlines()]
+    micro_steps = [line["step"] for line in told if "samples" in line]
+    assert micro_steps.count(micro_steps[0]) == 4
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DEFECTS)
 def test_a_planted_defect_is_seen(certification: Certification, name: str) -> None:
     defect, said = DEFECTS[name]
