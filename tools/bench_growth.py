@@ -1,10 +1,14 @@
-"""Whether start-up and resume grow with the data: a group of tools/bench.py.
+"""Whether start-up and resume grow with the data.
+
+    python tools/bench_growth.py [--json FILE]
 
 Folders of 10, 1,000 and 10,000 shards with 1,000 samples each, all of them links to one small tar, with a manifest that
 says so: for a plan they are as good as real ones. Measured in a fresh process, above its imports: seconds and memory
 until the first batch is read, and the same at the run's resume a thousand samples before the end of the first pass.
+Exit status 1 says that a limit was missed: 3 s of wall time (or, on a machine that others use, of CPU time) and 300 MB.
 """
 
+import argparse
 import io
 import json
 import os
@@ -33,6 +37,7 @@ from mmflow.shapes.world import World
 SHARDS, SAMPLES, BATCH = (10, 1000, 10_000), 1000, 64
 SECONDS, MEGABYTES = 3.0, 300.0
 """What a start may take beside its imports."""
+FORMS = {"s": ".2f", "cpu_s": ".2f", "mb": ".0f"}
 
 
 def write(folder: Path, shards: int) -> None:
@@ -53,7 +58,8 @@ def write(folder: Path, shards: int) -> None:
 
 def begin(folder: str, position: int) -> dict[str, float]:
     """Open the shards, take up a place, plan a step and read its samples; seconds and megabytes above the imports."""
-    before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    started, worked = time.perf_counter(), time.process_time()
     mix = Mix(World(), folder, folder, 0.0, Framing(((16, 16),), 1, 8.0, random=True), seed=0)
     sources, weights = mix.train
     about = {"seed": 0, "world": None}
@@ -69,6 +75,7 @@ def begin(folder: str, position: int) -> dict[str, float]:
     assert len(frames) == BATCH
     return {
         "s": time.perf_counter() - started,
+        "cpu_s": time.process_time() - worked,
         "mb": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024,
         "samples": float(sum(source.size or 0 for source in sources)),
     }
@@ -76,7 +83,7 @@ def begin(folder: str, position: int) -> dict[str, float]:
 
 def measured(folder: Path, position: int) -> dict[str, float]:
     """`begin` in a process of its own."""
-    command = [sys.executable, __file__, str(folder), str(position)]
+    command = [sys.executable, __file__, "--begin", str(folder), str(position)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return figures
@@ -85,7 +92,8 @@ def measured(folder: Path, position: int) -> dict[str, float]:
 def growth() -> tuple[dict[str, dict[str, float]], bool]:
     """All figures by name, printed as a table, and whether the limits were kept."""
     figures: dict[str, dict[str, float]] = {}
-    table = Table("samples", "first batch, s", "MB", "resume, s", "MB ", title="above the imports")
+    columns = ("samples", "first batch, s", "of a CPU", "MB", "resume, s", "of a CPU ", "MB ")
+    table = Table(*columns, title="above the imports")
     with tempfile.TemporaryDirectory() as temporary:
         for shards in SHARDS:
             folder, samples = Path(temporary) / str(shards), shards * SAMPLES
@@ -94,12 +102,27 @@ def growth() -> tuple[dict[str, dict[str, float]], bool]:
             far = (samples - SAMPLES) // BATCH * BATCH
             first, resumed = measured(folder, 0), measured(folder, far)
             figures[f"{samples} samples, first batch"], figures[f"{samples} samples, resume at {far}"] = first, resumed
-            row = (f"{first['s']:.2f}", f"{first['mb']:.0f}", f"{resumed['s']:.2f}", f"{resumed['mb']:.0f}")
+            row = [f"{f[name]:{form}}" for f in (first, resumed) for name, form in FORMS.items()]
             table.add_row(f"{samples:,}", *row)
     Console(width=None if sys.stdout.isatty() else 120).print(table)
-    kept = all(f["s"] <= SECONDS and f["mb"] <= MEGABYTES for f in figures.values())
+    kept = all(min(f["s"], f["cpu_s"]) <= SECONDS and f["mb"] <= MEGABYTES for f in figures.values())
     return figures, kept
 
 
+def main() -> int:
+    """The program; returns its exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="write the figures here as well")
+    parser.add_argument("--begin", nargs=2, metavar=("FOLDER", "POSITION"), help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.begin:
+        print(json.dumps(begin(given.begin[0], int(given.begin[1]))))
+        return 0
+    figures, kept = growth()
+    if given.json:
+        given.json.write_text(json.dumps(figures, indent=1) + "\n")
+    return 0 if kept else 1
+
+
 if __name__ == "__main__":
-    print(json.dumps(begin(sys.argv[1], int(sys.argv[2]))))
+    sys.exit(main())

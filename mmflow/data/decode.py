@@ -93,7 +93,12 @@ def check_media(data: bytes, extension: str) -> MediaHeader:
 
 
 def decode_picture(data: bytes, background: tuple[int, int, int] = (255, 255, 255)) -> UInt8[np.ndarray, "1 H W 3"]:
-    """A picture as one upright frame: EXIF orientation applied, sRGB, transparency over `background`.
+    """A picture as one frame; see `open_upright`."""
+    return np.array(open_upright(data, background))[None]
+
+
+def open_upright(data: bytes, background: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:
+    """A decoded picture: EXIF orientation applied, sRGB, transparency over `background`.
 
     Raises:
         UnreadableSample: empty, corrupt, truncated or bomb.
@@ -102,8 +107,8 @@ def decode_picture(data: bytes, background: tuple[int, int, int] = (255, 255, 25
         image = _open_picture(data)
         image.load()
         turn = _TURNS.get(_orientation(image))
-        frame = np.array(to_rgb(image, background))[None]
-        return frame if turn is None else np.array(Image.fromarray(frame[0]).transpose(turn))[None]
+        picture = to_rgb(image, background)
+        return picture if turn is None else picture.transpose(turn)
 
 
 def decode_clip(

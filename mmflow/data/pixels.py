@@ -6,8 +6,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import UInt8
 
-from mmflow.data.decode import decode_clip, decode_picture
-from mmflow.data.transform import Size, resize_cover_crop
+from mmflow.data.decode import decode_clip, open_upright
+from mmflow.data.transform import Size, cover_crop, resize_cover_crop
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,6 @@ class Shot:
 def take(media: bytes, shot: Shot) -> UInt8[np.ndarray, "T H W 3"]:
     """The pixels; UnreadableSample if the file cannot be decoded."""
     if shot.medium == "picture":
-        frames = decode_picture(media, shot.background)
-    else:
-        frames = decode_clip(media, shot.frames, shot.fps, shot.start, shot.background)
+        return cover_crop(open_upright(media, shot.background), shot.size, shot.crop)[None]
+    frames = decode_clip(media, shot.frames, shot.fps, shot.start, shot.background)
     return resize_cover_crop(frames, shot.size, shot.crop)

@@ -166,7 +166,11 @@ def _pixels(samples: list[Sample]) -> Tensor:
     """(T, H, W, 3) arrays to `B 3 T H W`; B is 0 where the latents were recalled."""
     if _is_recalled(samples[0]):
         return torch.empty(0, 3, *samples[0].frames.shape[:3], dtype=torch.uint8)
-    return torch.from_numpy(np.stack([each.frames for each in samples])).permute(0, 4, 1, 2, 3).contiguous()
+    pixels = np.empty((len(samples), 3, *samples[0].frames.shape[:3]), np.uint8)
+    for own, sample in zip(pixels, samples, strict=True):
+        for channel in range(3):  # plane by plane: twice as fast as one transposition
+            own[channel] = sample.frames[..., channel]
+    return torch.from_numpy(pixels)
 
 
 def _raw(groups: list[list[Sample]]) -> tuple[Tensor | None, ...] | None:

@@ -73,7 +73,12 @@ def cut_away(source: Size, size: Size, crop: tuple[float, float]) -> tuple[float
 def resize_cover_crop(
     frames: UInt8[np.ndarray, "T H W 3"], size: Size, crop: tuple[float, float] = (0.5, 0.5)
 ) -> UInt8[np.ndarray, "T h w 3"]:
-    """Resize until the frames just cover `size`, keeping their aspect, and crop what stands out.
+    """`cover_crop` of every frame."""
+    return np.stack([cover_crop(Image.fromarray(frame), size, crop) for frame in frames])
+
+
+def cover_crop(picture: Image.Image, size: Size, crop: tuple[float, float] = (0.5, 0.5)) -> UInt8[np.ndarray, "h w 3"]:
+    """Resize until the picture just covers `size`, keeping its aspect, and crop what stands out.
 
     size  (height, width) of the result
     crop  (u, v) in [0, 1]: place of the crop from left to right and from top to bottom; (0.5, 0.5) is the centre
@@ -87,14 +92,10 @@ def resize_cover_crop(
     u, v = crop
     if height < 1 or width < 1 or not (0 <= u <= 1 and 0 <= v <= 1):
         raise ValueError(f"need a positive size and a crop within [0, 1], got size {size} and crop {crop}")
-    source_height, source_width = frames.shape[1:3]
+    source_width, source_height = picture.size
     scale = max(height / source_height, width / source_width)
     # min: a rounding error must not reach over the edge
     box_height, box_width = min(height / scale, source_height), min(width / scale, source_width)
     left, top = u * (source_width - box_width), v * (source_height - box_height)
     box = (left, top, min(left + box_width, source_width), min(top + box_height, source_height))
-
-    def resize(frame: np.ndarray) -> np.ndarray:
-        return np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.LANCZOS, box=box))
-
-    return np.stack([resize(frame) for frame in frames])
+    return np.array(picture.resize((width, height), Image.Resampling.LANCZOS, box=box))
