@@ -1,8 +1,8 @@
 """Pictures and clips per second through the loader, against bare decoding, WebDataset's pipeline and a decord loop: a
 group of tools/bench.py.
 
-All sides decode, resize and crop the same samples in this one process, in turn. The loader also finds each in the plan
-and in the index, reads it from its tar, draws its crop, first frame, noise and u, and makes the batch.
+All sides decode, resize and randomly crop the same samples in this one process, in turn. The loader also finds each in
+the plan and in the index, reads it from its tar, draws noise and u, and makes the batch.
 """
 
 import io
@@ -68,9 +68,11 @@ def _through_loader(source: ShardSource) -> int:
 
 
 def _bare(medium: Medium, media: list[bytes]) -> int:
+    rng = np.random.default_rng(0)
     for data in media:
-        frames = decode_picture(data) if medium == "picture" else decode_clip(data, FRAMING.frames, FRAMING.fps, 0.5)
-        resize_cover_crop(frames, FRAMING.sizes[0])
+        u, v, start = rng.random(3)
+        frames = decode_picture(data) if medium == "picture" else decode_clip(data, FRAMING.frames, FRAMING.fps, start)
+        resize_cover_crop(frames, FRAMING.sizes[0], (u, v))
     return len(media)
 
 
@@ -78,23 +80,27 @@ def _webdataset(tar: str) -> int:
     """Its own pipeline: samples of the tar, decoded by it, resized as ours are, in batches."""
     import webdataset as wds  # late: a peer that only this group needs
 
+    rng = np.random.default_rng(0)
+
     def fit(picture: np.ndarray) -> np.ndarray:
-        return resize_cover_crop(picture[None], FRAMING.sizes[0])
+        return resize_cover_crop(picture[None], FRAMING.sizes[0], tuple(rng.random(2)))
 
     samples = wds.WebDataset(tar, shardshuffle=False).decode("rgb8").to_tuple("jpg", "txt")
     return sum(len(pictures) for pictures, _ in samples.map_tuple(fit, str).batched(BATCH))
 
 
 def _decord(media: list[bytes]) -> int:
-    """A plain loop: one reader a clip, one `get_batch` of evenly spaced frames of its middle."""
+    """A plain loop: one reader a clip, one `get_batch` of evenly spaced frames from a drawn one on."""
     import decord  # late: see above
 
+    rng = np.random.default_rng(0)
     for data in media:
+        u, v, start = rng.random(3)
         reader = decord.VideoReader(io.BytesIO(data), num_threads=1)
         apart = reader.get_avg_fps() / FRAMING.fps
-        first = (len(reader) - 1 - apart * (FRAMING.frames - 1)) / 2
+        first = start * (len(reader) - 1 - apart * (FRAMING.frames - 1))
         frames = reader.get_batch((first + apart * np.arange(FRAMING.frames)).round().astype(int)).asnumpy()
-        resize_cover_crop(frames, FRAMING.sizes[0])
+        resize_cover_crop(frames, FRAMING.sizes[0], (u, v))
     return len(media)
 
 
