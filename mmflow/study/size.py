@@ -1,5 +1,6 @@
 """What a cell costs: its parameters and the FLOPs of a training step, and whether cells that are to be matched are."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmflow.batch import Conditioning, TextFeatures
+from mmflow.model.mmdit import MMDiT
+from mmflow.planning.flops import load_of, step_flops
 from mmflow.study.plan import MATCHED, Study
 
 TOLERANCE = 0.03
@@ -30,21 +33,22 @@ class Size:
 
 def measure(module: Any, data: Any) -> Size:
     """Size of a cell, without memory: the step's pictures are on the meta device, its captions are the first of
-    the world's.
+    the world's. With clips among them the FLOPs are those of the closed form in `planning.flops`.
 
     Args:
         module: the FlowModule, its backbone on the meta device.
-        data: the FlowData of a world of pictures.
+        data: the FlowData of a shapes world.
 
     Raises:
-        ValueError: if there are clips among them, or steps are not of equal numbers of samples.
+        ValueError: if there are clips and the backbone is no MMDiT, or steps are not of equal numbers of samples.
     """
-    shapes = data.mix.shapes()
-    if len(shapes) > 1 or shapes[0][0] > 1:
-        raise ValueError("the FLOPs of a step are counted for pictures of one size: set data.clip_share 0")
     samples = data.step_size.batch_size
     if samples is None:
         raise ValueError("the FLOPs of a step are counted for steps of equal numbers: set data.batch_size")
+    parameters = sum(p.numel() for p in module.backbone.parameters())
+    shapes = data.mix.shapes()
+    if len(shapes) > 1 or shapes[0][0] > 1:
+        return Size(parameters, _flops_with_clips(module.backbone, data, samples))
     items = [data.world.picture(0, "train", index) for index in range(samples)]
     text: TextFeatures = data.encoders.text.encode([item.caption for item in items])
     shape = data.encoders.latent_shape(*shapes[0])
@@ -53,8 +57,26 @@ def measure(module: Any, data: Any) -> Size:
     with FlopCounterMode(display=False) as counter:
         (out,) = module.backbone((z,), t, Conditioning(text.to("meta")))
         out.sum().backward()
-    parameters = sum(p.numel() for p in module.backbone.parameters())
     return Size(parameters, counter.get_total_flops())
+
+
+def _flops_with_clips(backbone: Any, data: Any, samples: int) -> int:
+    """Of a step with its share of clips; captions are the first of the world's of either medium."""
+    if not isinstance(backbone, MMDiT):
+        raise ValueError(
+            f"FLOPs of a step with clips are counted for MMDiT, not {type(backbone).__name__}: set data.clip_share 0"
+        )
+    total = 0.0
+    for medium, share in data.mix.media():
+        draw = data.world.picture if medium == "picture" else data.world.clip
+        text = data.encoders.text.encode([draw(0, "train", index).caption for index in range(samples)])
+        shapes = [shape for shape in data.mix.shapes() if (shape[0] == 1) == (medium == "picture")]
+        for words, number in Counter(text.lengths.sum(1).tolist()).items():
+            for shape in shapes:
+                latents = data.encoders.latent_shape(*shape)[1:]
+                spent = step_flops(backbone, [load_of(backbone, latents, number, words)]).total
+                total += share * spent / len(shapes)
+    return round(total)
 
 
 def size_of_run(config: Path) -> Size:

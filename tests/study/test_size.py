@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from mmflow.batch import TextFeatures
+from mmflow.model.mmdit import MMDiT
+from mmflow.planning.flops import load_of, step_flops
 from mmflow.study.plot_curves import half_widths
 from mmflow.study.size import Size, measure, unmatched
 from tests.model.rivals import RIVALS, SIZES
@@ -41,11 +43,20 @@ def test_dit_s_flops_in_closed_form() -> None:
     assert size.parameters == sum(p.numel() for p in model.parameters())
 
 
-def test_flops_of_clips_are_not_counted() -> None:
+def test_flops_of_clips_are_those_of_the_closed_form() -> None:
+    """A third of the samples are clips of two frames: the step costs two thirds of a step of pictures, and so on."""
+    with torch.device("meta"):
+        model = MMDiT(1, in_channels=3, context_width=16, pooled_width=8, patch_size=2, video_patch_size=(2, 2, 2))
     both = data(3)
-    both.mix = SimpleNamespace(shapes=lambda: [(1, 8, 8), (4, 8, 8)])
+    both.world.clip = both.world.picture
+    both.mix = SimpleNamespace(
+        shapes=lambda: [(1, 8, 8), (2, 8, 8)], media=lambda: [("picture", 2 / 3), ("clip", 1 / 3)]
+    )
+    found = measure(SimpleNamespace(backbone=model), both)
+    alone = [step_flops(model, [load_of(model, (frames, 8, 8), 4, 6)]).total for frames in (1, 2)]
+    assert found.step_flops == pytest.approx(2 / 3 * alone[0] + alone[1] / 3, abs=1)
     with pytest.raises(ValueError, match="clip_share 0"):
-        measure(SimpleNamespace(backbone=None), both)
+        measure(SimpleNamespace(backbone=torch.nn.Linear(1, 1)), both)
     unequal = data(3)
     unequal.step_size = SimpleNamespace(batch_size=None)
     with pytest.raises(ValueError, match=r"set data\.batch_size"):
