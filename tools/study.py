@@ -6,6 +6,7 @@ python tools/study.py rank TABLE_OR_FOLDER                   non-dominated sorti
 python tools/study.py plot TABLE_OR_FOLDER                   score and distance against steps; chart of the ranks
 python tools/study.py plot FOLDER --kind curves              loss and scores in training, against steps and FLOPs
 python tools/study.py sizes --config STUDY.yaml              parameters and FLOPs of each cell; what is not matched
+python tools/study.py scale --config STUDY.yaml --out P.md   power laws, the best size, the next size's loss; a page
 """
 
 import argparse
@@ -176,6 +177,23 @@ def sizes(args: argparse.Namespace) -> int:
     return 1 if lines else 0
 
 
+def scale(args: argparse.Namespace) -> int:
+    """Fits power laws to the sizes of a study but the held-out one, and writes the page."""
+    from mmflow.study.plan import read_study
+    from mmflow.study.scaling_page import page
+    from mmflow.study.scaling_runs import read_runs
+
+    study = read_study(args.config)
+    runs = read_runs(study)
+    held_out = args.held_out or runs[-1].label
+    out = args.out or Path(study.out) / "scaling.md"
+    command = f"python tools/study.py scale --config {args.config} --held-out {held_out}"
+    command += f" --first {args.first}" if args.first else ""
+    page(study, runs, held_out, args.first, out, command)
+    console.print(f"page  {escape(str(out))}, with its figures beside it", soft_wrap=True)
+    return 0
+
+
 def _metrics(args: argparse.Namespace) -> Any:
     from mmflow.study.standing import Metrics
 
@@ -199,7 +217,12 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = top.add_subparsers(dest="verb", required=True)
-    verbs_of_a_file = (run, "train, sample, score"), (collect, "write the table"), (sizes, "parameters and FLOPs")
+    verbs_of_a_file = (
+        (run, "train, sample, score"),
+        (collect, "write the table"),
+        (sizes, "parameters and FLOPs"),
+        (scale, "power laws over sizes"),
+    )
     for verb, does in verbs_of_a_file:
         sub = verbs.add_parser(verb.__name__, help=does)
         sub.add_argument("--config", type=Path, required=True, help="the study's YAML")
@@ -210,6 +233,10 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--sbatch", nargs="*", default=[], help='SLURM options, as in --sbatch="--gres=gpu:1"')
     sub.add_argument("--dry-run", action="store_true", help="slurm: write the script, do not submit it")
     sub.add_argument("--only", default="", help="cells whose name contains this")
+    sub = verbs.choices["scale"]
+    sub.add_argument("--held-out", help="value of the axis that no fit sees; the largest if not given")
+    sub.add_argument("--first", type=int, default=0, help="steps before it are left out of L(N, D)")
+    sub.add_argument("--out", type=Path, help="the page; scaling.md in the study's folder if not given")
     for verb, does in ((rank, "rank table"), (plot, "figures")):
         sub = verbs.add_parser(verb.__name__, help=does)
         sub.add_argument("table", help="table.csv, table.parquet, or the study's folder")
