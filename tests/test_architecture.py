@@ -23,7 +23,16 @@ ALLOWED = {
     "train": {"batch", "draws", "flow", "model", "metrics", "export"},
 }
 """Rooms that a room may import beside itself; rooms that are not named here (study, pipeline, cli) may import all."""
-HUB_USERS = ("pretrained", "clip_network", "preference", "image_reward", "transformers_features", "mask2former")
+HUB_USERS = (
+    "pretrained",
+    "clip_network",
+    "preference",
+    "image_reward",
+    "transformers_features",
+    "mask2former",
+    "blip_vqa",
+    "video_features",
+)
 EXCEPTIONS = {
     ("data/module.py", "encoders"),
     # where pretrained networks come from, and what is said when they are not there, is told once

@@ -35,17 +35,25 @@ class AbstractJudge(ABC):
         """Where it works from now on."""
 
 
-class AbstractFeatures(AbstractJudge):
-    """Pictures to vectors. Each picture's features are its own: batches and order do not show."""
+class AbstractMediaFeatures(AbstractJudge):
+    """Pictures and clips to vectors. Each one's features are its own: batches and order do not show."""
+
+    clips_only: bool = False
+    """Whether it says nothing of pictures."""
+
+    @abstractmethod
+    def of(self, media: Sequence[Frames]) -> Floats:
+        """One vector, in float64, for each of some uint8 (T, H, W, 3) of any sizes."""
+
+
+class AbstractFeatures(AbstractMediaFeatures):
+    """Pictures to vectors; a clip's is the mean over four of its frames."""
 
     @abstractmethod
     def __call__(self, pictures: Pictures) -> Floats:
         """(N, H, W, 3) to (N, width), in float64."""
 
     def of(self, media: Sequence[Frames]) -> Floats:
-        """Features of pictures and clips (T, H, W, 3) of any sizes, one vector each: a clip's is the mean over four
-        frames.
-        """
         return each_medium(media, lambda pictures, _: self(pictures))
 
 

@@ -25,6 +25,8 @@ from mmflow.metrics.pretrained import absent, digest
 
 COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
 TEMPLATES = ("a photo of a {color} {name}", "a photo of a {color}-colored {name}", "a photo of a {color} object")
+NAMES = {"mouse": "computer mouse", "remote": "tv remote", "keyboard": "computer keyboard"}
+"""GenEval's names of COCO's classes (its object_names.txt), where the networks' own are others."""
 MOST = 100
 """Objects that are looked at in a picture, the most confident ones."""
 GRAY = 0x99
@@ -84,7 +86,8 @@ class Mask2FormerDetector(AbstractDetector):
         for kind, score, mask in instances(classes, masks, picture.shape[:2]):
             ys, xs = np.nonzero(mask.numpy())
             box = (float(xs.min()), float(ys.min()), float(xs.max() + 1), float(ys.max() + 1))
-            things.append(Thing(names[kind], color_of(self.clip, picture, mask.numpy(), names[kind]), score, box))
+            name = NAMES.get(names[kind], names[kind])
+            things.append(Thing(name, color_of(self.clip, picture, mask.numpy(), name), score, box))
         return things
 
 

@@ -5,6 +5,7 @@ Nothing is unpickled: .safetensors, or a publisher's .pt read as tensors only.
 
 import hashlib
 import pickle
+import zipfile
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -64,7 +65,8 @@ def read_weights(path: str) -> dict[str, Tensor]:
 
         return load_file(place)
     try:
-        content = torch.load(place, map_location="cpu", weights_only=True, mmap=True)
+        # files from before PyTorch 1.6 are no archive, and cannot be mapped
+        content = torch.load(place, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(place))
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise ValueError(
             f"{path}: not a file of tensors: it is cut short, or a pickle with objects in it, which mmflow never runs. "

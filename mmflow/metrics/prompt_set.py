@@ -1,15 +1,14 @@
-"""What pictures are asked for in a comparison: prompt files of all the common benchmarks, as one kind of list."""
+"""What pictures are asked for in a comparison, as one kind of list."""
 
-import csv
 import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from mmflow.batch import Request
+from mmflow.metrics.prompt_file import read_prompt_file as read_prompt_file
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ def prompt_set(
 
     Args:
         name: for people.
-        prompts: each with its metadata.
+        prompts: each with its metadata; `seed` and `negative_prompt` of it are that prompt's own.
         shape: frames, height and width in pixels of a prompt's pictures.
         images: of each.
         seed: of the first.
@@ -62,59 +61,9 @@ def prompt_set(
     seen: Counter[str] = Counter()
     for prompt, metadata in prompts:
         for _ in range(images):
-            request = Request(len(asked), prompt, seed + seen[prompt], *shape(metadata))
+            first = int(metadata.get("seed", seed))
+            negative = metadata.get("negative_prompt")
+            request = Request(len(asked), prompt, first + seen[prompt], *shape(metadata), negative_prompt=negative)
             seen[prompt] += 1
             asked.append(Asked(request, metadata))
     return PromptSet(name, tuple(asked))
-
-
-def read_prompt_file(path: str | Path) -> list[tuple[str, dict[str, Any]]]:
-    """Prompts with their metadata, in the file's order.
-
-    .txt    one per line (T2I-CompBench)
-    .jsonl  one object with `prompt` per line; the rest is metadata (GenEval's evaluation_metadata.jsonl)
-    .json   a list of texts (HPD), or of objects with `prompt` or `prompt_en` (ImageReward, VBench)
-    .tsv    a header with `Prompt` (PartiPrompts); quotes are part of the text
-
-    Raises:
-        ValueError: naming file and line, if it is missing, empty or none of these.
-    """
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"prompt set {path} cannot be read as UTF-8 text: {error}") from error
-    lines = text.splitlines()
-    match path.suffix.lower():
-        case ".txt":
-            found: list[tuple[str, dict[str, Any]]] = [(line.strip(), {}) for line in lines if line.strip()]
-        case ".jsonl":
-            found = [_of_json(_json(x, path, n), path, n) for n, x in enumerate(lines, 1) if x.strip()]
-        case ".json":
-            found = [_of_json(each, path, n) for n, each in enumerate(_json(text, path, 1), 1)]
-        case ".tsv":
-            rows = list(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
-            if rows and "Prompt" not in rows[0]:
-                raise ValueError(f"prompt set {path}: its header has no column `Prompt`, only {', '.join(rows[0])}")
-            found = [(row["Prompt"], {k: v for k, v in row.items() if k != "Prompt"}) for row in rows]
-        case other:
-            raise ValueError(f"prompt set {path}: a .txt, .jsonl, .json or .tsv is wanted, not {other or 'no suffix'}")
-    if not found:
-        raise ValueError(f"prompt set {path}: holds no prompt")
-    return found
-
-
-def _json(text: str, path: Path, line: int) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"prompt set {path}, line {line}: not JSON ({error})") from error
-
-
-def _of_json(value: Any, path: Path, number: int) -> tuple[str, dict[str, Any]]:
-    if isinstance(value, str):
-        return value, {}
-    key = next((key for key in ("prompt", "prompt_en") if isinstance(value, dict) and key in value), None)
-    if key is None or not isinstance(value[key], str):
-        raise ValueError(f"prompt set {path}, entry {number}: expected a text or an object with `prompt`")
-    return value[key], value

@@ -7,26 +7,32 @@ from typing import Any, final
 import numpy as np
 
 from mmflow.metrics.distance import frechet_distance, jackknife_error, kernel_distance
-from mmflow.metrics.features import AbstractFeatures, AbstractJudge, Floats, Frames, Pictures, each_medium
+from mmflow.metrics.features import AbstractJudge, AbstractMediaFeatures, Floats, Frames, Pictures, each_medium
 from mmflow.metrics.interval import Z95, bootstrap
 from mmflow.metrics.random_features import RandomFeatures
 
 Score = dict[str, float | int | None]
 
 
-class AbstractProxy(AbstractJudge):
-    """A frozen network's opinion of a picture given its prompt; more is better. Numbers of two do not compare."""
+class AbstractScorer(AbstractJudge):
+    """A number per picture or clip, given its prompt; more is better. Numbers of two do not compare."""
+
+    clips_only: bool = False
+    """Whether it says nothing of pictures."""
+
+    @abstractmethod
+    def score(self, media: Sequence[Frames], prompts: Sequence[str]) -> Floats:
+        """One number per picture or clip (T, H, W, 3)."""
+
+
+class AbstractProxy(AbstractScorer):
+    """A frozen network's opinion of a picture given its prompt; a clip's is the mean over four frames."""
 
     @abstractmethod
     def of_pictures(self, pictures: Pictures, prompts: Sequence[str]) -> Floats:
         """One number for each of N pictures (N, H, W, 3) and its prompt."""
 
     def score(self, media: Sequence[Frames], prompts: Sequence[str]) -> Floats:
-        """One number per picture or clip (T, H, W, 3); a clip's is the mean over four frames.
-
-        Raises:
-            ValueError: if there are not as many prompts as samples, or a score is not finite.
-        """
         if len(media) != len(prompts):
             raise ValueError(f"{self.name}: {len(media)} samples and {len(prompts)} prompts")
 
@@ -45,7 +51,7 @@ class SetDistance(AbstractJudge):
         features: the network.
     """
 
-    def __init__(self, features: AbstractFeatures = RandomFeatures()) -> None:
+    def __init__(self, features: AbstractMediaFeatures = RandomFeatures()) -> None:
         self.features = features
 
     @property

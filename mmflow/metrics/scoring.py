@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from mmflow.metrics.features import AbstractFeatures, Floats, Frames
-from mmflow.metrics.proxy import AbstractProxy, SetDistance, summary
+from mmflow.metrics.features import AbstractMediaFeatures, Floats, Frames
+from mmflow.metrics.proxy import AbstractScorer, SetDistance, summary
 from mmflow.metrics.store import Store
 
 CHUNK = 64
@@ -29,14 +29,18 @@ class Share:
     world_size: int = 1
     gather: Callable[[Rows], Rows] = list
 
-    def rows(self, places: Sequence[int], of: Callable[[list[int]], Floats]) -> Floats:
-        """One row per place, each made by one rank, in the order of the places."""
+    def each(self, places: Sequence[int], of: Callable[[list[int]], Iterable[Any]]) -> dict[int, Any]:
+        """What `of` says of each place, asked by one rank."""
         own = list(places)[self.rank :: self.world_size]
         made: Rows = []
         for start in range(0, len(own), CHUNK):
             part = own[start : start + CHUNK]
             made += list(zip(part, of(part), strict=True))
-        by_place = dict(self.gather(made))
+        return dict(self.gather(made))
+
+    def rows(self, places: Sequence[int], of: Callable[[list[int]], Floats]) -> Floats:
+        """One row per place, each made by one rank, in the order of the places."""
+        by_place = self.each(places, of)
         return np.stack([by_place[place] for place in places])
 
 
@@ -49,17 +53,21 @@ def media_of(store: Store) -> dict[str, list[int]]:
     return found
 
 
-def score_store(store: Store, proxy: AbstractProxy, share: Share) -> dict[str, dict[str, Any]]:
+def score_store(store: Store, proxy: AbstractScorer, share: Share) -> dict[str, dict[str, Any]]:
     """The proxy's mean over pictures and over clips, by name, with intervals; `/clips` ends the name of the latter.
 
     Raises:
-        ValueError: if samples are missing or too many, or the proxy's weights do not fit.
+        ValueError: if samples are missing or too many, the proxy's weights do not fit, or it judges clips only and
+            there are none.
     """
+    media = {suffix: some for suffix, some in media_of(store).items() if suffix or not proxy.clips_only}
+    if not media:
+        raise ValueError(f"{proxy.name} judges clips, and {store.folder} holds pictures only")
     kept = store.scores(proxy.name, proxy.identity())
     if kept is None:
         store.require_whole()
         prompts = store.prompts()
-        places = [place for some in media_of(store).values() for place in some]
+        places = [place for some in media.values() for place in some]
 
         def of(part: list[int]) -> Floats:
             return proxy.score([store.read(i) for i in part], [prompts[i] for i in part])
@@ -73,7 +81,7 @@ def score_store(store: Store, proxy: AbstractProxy, share: Share) -> dict[str, d
     prompts = store.prompts()
     return {
         f"{proxy.name}{suffix}": dict(summary(np.array([values[i] for i in some]), [prompts[i] for i in some]))
-        for suffix, some in media_of(store).items()
+        for suffix, some in media.items()
     }
 
 
@@ -106,6 +114,8 @@ def distance_of_store(
     store.require_whole()
     found: dict[str, dict[str, Any]] = {}
     for suffix, places in media_of(store).items():
+        if distance.features.clips_only and not suffix:
+            continue
         true = list(reference.clips() if suffix else reference.pictures())
         if min(len(places), len(true)) < 2:
             continue
@@ -117,7 +127,7 @@ def distance_of_store(
     return found
 
 
-def _features(features: AbstractFeatures, media: Sequence[Frames]) -> Floats:
+def _features(features: AbstractMediaFeatures, media: Sequence[Frames]) -> Floats:
     return np.concatenate([features.of(part) for part in _chunks(media)])
 
 

@@ -117,8 +117,8 @@ class Store:
         missing, extra = self.missing(), self.extra()
         if missing or extra:
             said = [
-                f"{len(missing)} of {len(self.asked)} samples are missing (places {_some(missing)})" if missing else "",
-                f"{len(extra)} files are too many ({_some(extra)})" if extra else "",
+                f"{len(missing)} of {len(self.asked)} samples are missing (places {some(missing)})" if missing else "",
+                f"{len(extra)} files are too many ({some(extra)})" if extra else "",
             ]
             raise ValueError(
                 f"{self.folder / 'media'}: {' and '.join(each for each in said if each)}. Run `python -m mmflow test` "
@@ -220,7 +220,8 @@ def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value, default=str))
 
 
-def _some(items: Sequence[Any]) -> str:
+def some(items: Sequence[Any]) -> str:
+    """A few of them, and how many more there are."""
     return ", ".join(map(str, items[:SHOWN])) + (f" and {len(items) - SHOWN} more" if len(items) > SHOWN else "")
 
 

@@ -12,12 +12,13 @@ from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 from rich.table import Table
 
-from mmflow.metrics.detector import AbstractDetector
+from mmflow.metrics.benchmark import AbstractBenchmark
+from mmflow.metrics.detector import AbstractVerdicts
 from mmflow.metrics.features import AbstractJudge, Frames
 from mmflow.metrics.geneval_scores import geneval_of_store
 from mmflow.metrics.prompt_set import Asked, PromptSet, prompt_set, read_prompt_file
 from mmflow.metrics.protocol import Protocol
-from mmflow.metrics.proxy import AbstractProxy, SetDistance
+from mmflow.metrics.proxy import AbstractScorer, SetDistance
 from mmflow.metrics.scoring import Reference, Share, distance_of_store, score_store
 from mmflow.metrics.store import Store
 from mmflow.train.predictions import gather
@@ -35,30 +36,34 @@ class Proxies(Callback):
     Args:
         scorers: a number per sample: CLIP score, HPS, PickScore, ImageReward.
         distances: of the made pictures, as a set, to true ones.
-        detector: of GenEval's objects, for prompts with its metadata; the shapes world has its own.
-        prompts: a .txt, .jsonl, .json or .tsv of prompts; null is what the scores of the shapes world ask, and with
-            shards the captions of held-out samples.
+        detector: of GenEval's objects, for prompts with its metadata, or the official evaluator's results; the shapes
+            world has its own.
+        prompts: a .txt, .jsonl, .json, .tsv or .csv of prompts, or a benchmark's folder of them; null is what the
+            scores of the shapes world ask, and with shards the captions of held-out samples.
         num_prompts: of these captions, and of the true samples that distances compare with; at most as many as are
             held out.
         images: per prompt of a file or per caption.
         seed: of the first image of each prompt.
+        benchmarks: that judge each prompt by its own kind, such as T2I-CompBench.
     """
 
     def __init__(
         self,
-        scorers: list[AbstractProxy] = [],  # noqa: B006 - jsonargparse shows the default; it is never changed
+        scorers: list[AbstractScorer] = [],  # noqa: B006 - jsonargparse shows the default; it is never changed
         distances: list[SetDistance] = [],  # noqa: B006
-        detector: AbstractDetector | None = None,
+        detector: AbstractVerdicts | None = None,
         prompts: str | None = None,
         num_prompts: int = 1000,
         images: int = 1,
         seed: int = 0,
+        benchmarks: list[AbstractBenchmark] = [],  # noqa: B006
     ) -> None:
         if num_prompts < 2 or images < 1:
             raise ValueError(f"proxies need num_prompts >= 2 and images >= 1, got {num_prompts} and {images}")
         if prompts is not None:
             read_prompt_file(prompts)  # so that a bad file is told before anything is made
         self.scorers, self.distances, self.detector = scorers, distances, detector
+        self.benchmarks = benchmarks
         self.prompts, self.num_prompts, self.images, self.seed = prompts, num_prompts, images, seed
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -84,7 +89,8 @@ class Proxies(Callback):
 
     def present(self) -> tuple[list[AbstractJudge], dict[str, str]]:
         """The judges that can be used here, and why the others cannot, by name."""
-        judges = [*self.scorers, *self.distances, *([] if self.detector is None else [self.detector])]
+        found = [] if self.detector is None else [self.detector]
+        judges = [*self.scorers, *self.distances, *found, *self.benchmarks]
         reasons = {judge.name: judge.absent() for judge in judges}
         absent = {name: reason for name, reason in reasons.items() if reason is not None}
         return [judge for judge in judges if judge.name not in absent], absent
@@ -96,7 +102,8 @@ class Proxies(Callback):
             clips = data.world.frames if data.is_shapes else data.frames
 
             def shape(metadata: Any) -> tuple[int, int, int]:
-                frames = clips if metadata.get("tag") == "motion" else int(metadata.get("frames", 1))
+                of_clips = metadata.get("tag") == "motion" or "dimension" in metadata  # VBench's have dimensions
+                frames = int(metadata.get("frames", clips if of_clips else 1))
                 return frames, data.resolution, data.resolution
 
             return prompt_set(Path(self.prompts).stem, items, shape, self.images, self.seed)
@@ -133,11 +140,13 @@ def _illustrated(world: Any, seed: int, asked: Iterable[Asked]) -> Iterator[Fram
 
 def judged(store: Store, judge: AbstractJudge, reference: Reference, share: Share) -> dict[str, dict[str, Any]]:
     """What one judge says, by name."""
-    if isinstance(judge, AbstractProxy):
+    if isinstance(judge, AbstractScorer):
         return score_store(store, judge, share)
     if isinstance(judge, SetDistance):
         return distance_of_store(store, judge, reference, share)
-    assert isinstance(judge, AbstractDetector)
+    if isinstance(judge, AbstractBenchmark):
+        return judge.of_store(store, share)
+    assert isinstance(judge, AbstractVerdicts)
     return geneval_of_store(store, judge, share)
 
 

@@ -33,7 +33,7 @@ def test_true_pictures_score_one_and_those_of_other_prompts_do_not(tmp_path: Pat
     detector = ShapesDetector(WORLD)
     right = geneval_of_store(made(tmp_path / "a", DRAWN, DRAWN), detector, Share())
     assert {name: score["value"] for name, score in right.items()} == {
-        f"geneval/shapes/{name}": 1.0 for name in ("overall", *GENEVAL_TASKS)
+        f"geneval/shapes/{name}": 1.0 for name in ("overall", *GENEVAL_TASKS, "prompts")
     }
     wrong = made(tmp_path / "b", DRAWN, DRAWN[1:] + DRAWN[:1])
     first = geneval_of_store(wrong, detector, Share())
@@ -44,7 +44,7 @@ def test_true_pictures_score_one_and_those_of_other_prompts_do_not(tmp_path: Pat
 def test_prompts_without_geneval_s_metadata_are_refused(tmp_path: Path) -> None:
     prompts = prompt_set("plain", [("a cat", {})], lambda _: (1, 32, 32))
     store = Store.create(tmp_path, Identity({"step": 1, "weights": "ema"}, {"name": "plain"}, {}), prompts)
-    with pytest.raises(ValueError, match="needs prompts with GenEval's metadata"):
+    with pytest.raises(ValueError, match="GenEval needs prompts with its metadata"):
         geneval_of_store(store, ShapesDetector(WORLD), Share())
 
 
@@ -76,7 +76,7 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     config = Mask2FormerConfig(
         backbone_config=backbone, feature_size=32, mask_feature_size=32, hidden_dim=32, encoder_feedforward_dim=32,
         encoder_layers=1, decoder_layers=2, num_attention_heads=2, dim_feedforward=32, num_queries=6,
-        id2label={0: "cat", 1: "dog"}, label2id={"cat": 0, "dog": 1},
+        id2label={0: "cat", 1: "mouse"}, label2id={"cat": 0, "mouse": 1},
     )  # fmt: skip
     torch.manual_seed(0)
     Mask2FormerForUniversalSegmentation(config).save_pretrained(folder / "m2f")
@@ -89,7 +89,7 @@ def test_a_mask2former_by_path_is_a_detector_like_the_other(networks: tuple[str,
     assert detector.absent() is None and detector.name == "geneval (hf)/m2f"
     (found,) = detector.objects([np.random.default_rng(0).integers(0, 256, (48, 40, 3), dtype=np.uint8)])
     for thing in found:
-        assert thing.name in ("cat", "dog") and thing.color in COLORS and 0 < thing.score <= 1
+        assert thing.name in ("cat", "computer mouse") and thing.color in COLORS and 0 < thing.score <= 1
         x0, y0, x1, y1 = thing.box
         assert 0 <= x0 < x1 <= 40 and 0 <= y0 < y1 <= 48
     assert Mask2FormerDetector("./none", networks[1]).absent() is not None

@@ -127,7 +127,8 @@ def test_prompt_files_of_the_benchmarks(name: str, tmp_path: Path) -> None:
         ("a.jsonl", '{"tag": "x"}', "entry 1"),
         ("a.json", "[", "not JSON"),
         ("a.tsv", "Text\tb\nx\ty\n", "no column `Prompt`"),
-        ("a.csv", "x", ".txt, .jsonl"),
+        ("a.csv", "x", "no column `prompt`"),
+        ("a.xml", "x", ".txt, .jsonl"),
     ],
 )
 def test_bad_prompt_files_are_named(name: str, text: str, words: str, tmp_path: Path) -> None:
