@@ -1,7 +1,12 @@
-"""Judge stores of samples that were made before, and put the results into one table.
+"""Judge stores of samples that were made before, and put the results into one table; and what else is reported.
 
     python tools/score.py runs/a/store/step-* --config configs/quickstart.yaml
     python tools/score.py runs/*/store/step-* --config CONFIG --json table.json
+    python tools/score.py export STORE OUT --as geneval            compbench, vbench, hpd: for the official evaluators
+    python tools/score.py read geneval OUT/results.jsonl           compbench, vbench: what these have written
+    python tools/score.py autoencoder --config CONFIG              what encoding and decoding loses
+    python tools/score.py efficiency RUN... --steps 5 10 20 50     the paper's Table 6
+    python tools/score.py results RUN... --out docs/results.md     a page of tables in the paper's formats
 
 The judges, and the true pictures that distances compare with, are those of the configuration's `proxies` and `data`.
 What a judge said of a store is kept in it and not asked again. Stores of different prompts or sampling settings, and
@@ -24,6 +29,7 @@ from mmflow.metrics.store import Store, require_comparable
 from mmflow.train.proxies import Proxies, judged
 
 Scores = dict[str, dict[str, Any]]
+VERBS = ("export", "read", "autoencoder", "efficiency", "results")
 
 
 def score(stores: Sequence[Store], proxies: Proxies, data: Any, device: str) -> tuple[list[Scores], dict[str, str]]:
@@ -77,6 +83,16 @@ def _cell(score: dict[str, Any] | None) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The program; returns its exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given and given[0] in VERBS:
+        from mmflow.evaluation.command import run
+
+        return run(given)
+    return judge_stores(given)
+
+
+def judge_stores(arguments: Sequence[str]) -> int:
+    """Judges stores with a configuration's judges."""
     parser = argparse.ArgumentParser(
         prog="tools/score.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,0 +1,1 @@
+"""What is reported of a model: official files out and in, reconstruction, sampling efficiency, the page of results."""
