@@ -18,6 +18,7 @@ NUM_CELLS = {
     "study_depth": 9,
     "study_backbones": 27,
     "study_backbones_pilot": 10,
+    "study_scale": 4,
 }
 CONFIGS = sorted({*(ROOT / "configs").glob("*.yaml")} - {*STUDIES})
 

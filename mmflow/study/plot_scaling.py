@@ -46,14 +46,15 @@ def plot_losses(runs: Sequence[SizeRun], found: Mapping[str, Laws], held_out: st
 
 
 def plot_scores(runs: Sequence[SizeRun], path: Path) -> Path:
-    """Scores of every checkpoint against its validation loss, coloured by size."""
+    """Scores of every checkpoint against its validation loss, coloured by size; those that never move are left out."""
     pyplot = pyplot_here()
-    media = [m for m in MEDIA if all(m in c.losses for r in runs for c in r.checkpoints)]
-    figure, panels = pyplot.subplots(
-        len(SCORES), len(media), figsize=(5 * len(media), 3.4 * len(SCORES)), squeeze=False
-    )
+    points = [c for run in runs for c in run.checkpoints]
+    media = [m for m in MEDIA if all(m in c.losses for c in points)]
+    moving = {n: t for n, t in SCORES.items() if len({c.scores[n] for c in points if n in c.scores}) > 1} or SCORES
+    size = (5 * len(media), 3.4 * len(moving))
+    figure, panels = pyplot.subplots(len(moving), len(media), figsize=size, squeeze=False)
     labels = list(dict.fromkeys(run.label for run in runs))
-    for (name, title), row in zip(SCORES.items(), panels, strict=True):
+    for (name, title), row in zip(moving.items(), panels, strict=True):
         for medium, panel in zip(media, row, strict=True):
             for run in runs:
                 own = [c for c in run.checkpoints if name in c.scores]

@@ -12,6 +12,8 @@ from mmflow.study.plot_scaling import SCORES, plot_losses, plot_scores
 from mmflow.study.scaling import Estimate, iso_flops
 from mmflow.study.scaling_runs import MEDIA, Laws, SizeRun, laws
 
+NO_FLOOR = 0.01
+"""Share of the largest run's loss below which a fitted floor is none: the losses do not bend yet."""
 SIGNS = {"kernel": 1.0, "score": -1.0}
 """Agreement is that a lower loss goes with a better score: of the distance a lower one."""
 
@@ -70,10 +72,10 @@ def _scale(study: Study, runs: Sequence[SizeRun], held_out: str) -> Iterator[str
     yield (
         f"The scale: {len(set(sizes))} sizes of {_number(min(sizes))} to {_number(max(sizes))} parameters, at most "
         f"{most:.2g} FLOPs each, {seeds} seed{'s' if seeds > 1 else ''}, {minutes:.0f} minutes of training in all by "
-        f"the clock. The paper's largest model has depth 38 and 8 billion parameters. At this scale a law tells of "
-        f"the beginning of training, and nothing of models of a useful size; what is shown is that the tools work, and "
-        f"what they say. All sizes share every hyperparameter but their steps; weights are the averaged ones. "
-        f"{study.rows} {held_out} was held out of all fits."
+        "the clock, which counts other work on the same processors. The paper's largest model has depth 38 and 8 "
+        "billion parameters. At this scale a law tells of the beginning of training, and nothing of models of a useful "
+        "size; what is shown is that the tools work, and what they say. All sizes share every hyperparameter but their "
+        f"steps; weights are averaged. {study.rows} {held_out} was held out of all fits."
     )
 
 
@@ -114,15 +116,10 @@ def _power_laws(found: dict[str, Laws], first: int) -> Iterator[str]:
         rows.append([medium, f"L(N), step {law.step}", "a", _with_interval(fit.parameter(1)), _spread(fit.spread)])
         if law.joint is not None:
             for name, place in (("a", 2), ("b", 4), ("E", 0)):
-                rows.append(
-                    [
-                        medium,
-                        "L(N, D)",
-                        name,
-                        _with_interval(law.joint.parameter(place, _exp)),
-                        _spread(law.joint.spread),
-                    ]
-                )
+                value = law.joint.parameter(place, _exp)
+                no_floor = name == "E" and value.value < NO_FLOOR * law.predicted[0].measured
+                text = "not told from 0" if no_floor else _with_interval(value)
+                rows.append([medium, "L(N, D)", name, text, _spread(law.joint.spread)])
     yield from _table(["medium", "law", "parameter", "value (95 %)", "spread of a loss"], rows)
 
 
