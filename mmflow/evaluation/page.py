@@ -7,6 +7,7 @@ look at them, and the sampling efficiency. What is there is read.
 import json
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from mmflow.batch import LEVELS
 from mmflow.evaluation.efficiency import Asked, cells, checkpoint_name, efficiency_of_runs
 from mmflow.metrics.geneval import TASKS
 from mmflow.metrics.loss_surface import MEDIA
+from mmflow.metrics.store import Store
 from mmflow.metrics.surface_file import read_surface, surface_paths
 
 TITLES = {
@@ -95,11 +97,17 @@ def write_page(runs: Sequence[Path], out: Path, device: str = "cpu") -> list[str
 
 
 def is_tested(run: Path, step: int) -> bool:
-    """Whether `test` has judged the pictures of that step."""
+    """Whether `results.json` is of that step and of as many pictures as `test` keeps, and not of a quick round."""
     path = run / "results.json"
-    if not path.is_file() or json.loads(path.read_text()).get("step") != step:
+    results = json.loads(path.read_text()) if path.is_file() else {}
+    if results.get("step") != step:
         return False
-    return any((run / "store").glob(f"step-{step:09d}-*"))
+    counts = {name.removeprefix("geneval/"): score["n"] for name, score in results["scores"].items()}
+    for folder in (run / "store").glob(f"step-{step:09d}-*-shapes-*"):
+        kept = Counter(a.metadata["tag"] for a in Store.open(folder).asked if not a.metadata.get("held_out"))
+        if all(counts.get(task) == kept[task] for task in TASKS):
+            return True
+    return False
 
 
 def test(run: Path) -> None:

@@ -187,7 +187,8 @@ def i3d_pixels(clips: Frames) -> Float[Tensor, "N 3 T 224 224"]:
     x = torch.from_numpy(np.ascontiguousarray(clips)).permute(0, 1, 4, 2, 3).float()
     n, t = x.shape[:2]
     x = interpolate(x.flatten(0, 1), size=(224, 224), mode="bilinear", align_corners=False)
-    return (x / 127.5 - 1).unflatten(0, (n, t)).transpose(1, 2)
+    pixels: Tensor = (x / 127.5 - 1).unflatten(0, (n, t)).transpose(1, 2)
+    return pixels
 
 
 @lru_cache(maxsize=1)

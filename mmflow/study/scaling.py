@@ -92,7 +92,8 @@ def _fit(law: Law, starts: Sequence[Sequence[float]], x: Floats, losses: Floats)
         return Fit(law, theta, np.full((len(theta), len(theta)), np.nan), float("nan"), 0)
     spread = float(np.sqrt(residual @ residual / free))
     slope = _slope(law, theta, x)
-    return Fit(law, theta, spread**2 * np.linalg.pinv(slope.T @ slope), spread, free)
+    covariance: Floats = np.asarray(spread**2 * np.linalg.pinv(slope.T @ slope), dtype=np.float64)
+    return Fit(law, theta, covariance, spread, free)
 
 
 def _slope(law: Law, theta: Floats, x: Floats) -> Floats:
