@@ -108,7 +108,7 @@ def judge_stores(arguments: Sequence[str]) -> int:
         stores = [Store.open(folder) for folder in given.stores]
         configs = [word for config in given.config for word in ("--config", config)]
         cli = MmflowCLI(["predict", *configs], for_use=False)
-        (proxies,) = (callback for callback in cli.trainer.callbacks if isinstance(callback, Proxies))
+        (proxies,) = (callback for callback in cli.trainer.callbacks if isinstance(callback, Proxies))  # type: ignore[attr-defined]
         found, absent = score(stores, proxies, cli.datamodule, given.device)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -22,6 +22,8 @@ from mmflow.train.run import write_json
 from mmflow.train.saved import newest
 
 FILE = "efficiency.json"
+WAY = ("path length", "straightness", "evaluations", "seconds per picture")
+"""The last columns; what is given for every number of steps stands in their order."""
 GENEVAL = "GenEval"
 
 
@@ -212,7 +214,7 @@ def table6(rows: Sequence[dict[str, Any]]) -> Table:
     """Rows by depth, as in the paper's Table 6."""
     steps = [number for number in rows[0]["steps"]]
     grid = Table(title=f"Relative drop of {rows[0]['score']} in % against {steps[-1]} steps", title_justify="left")
-    for name in ("run", "depth", *(f"{n} steps" for n in steps[:-1]), "path length", "straightness", "s / picture"):
+    for name in ("run", "depth", *(f"{n} steps" for n in steps[:-1]), *WAY):
         grid.add_column(name, justify="left" if name == "run" else "right")
     for row in rows:
         grid.add_row(*cells(row))
@@ -221,18 +223,13 @@ def table6(rows: Sequence[dict[str, Any]]) -> Table:
 
 def cells(row: dict[str, Any]) -> list[str]:
     """Of a run's line in that table."""
-    *fewer, most = row["steps"].items()
+    *fewer, _ = row["steps"].values()
     way = row["path"]["unguided"]
     depth = "" if row["depth"] is None else f"{row['depth']:g}"
-    drops = [drop_text(numbers["drop"]) for _, numbers in fewer]
-    return [
-        row["run"],
-        depth,
-        *drops,
-        f"{way['length']:.2f}",
-        f"{way['straightness']:.3f}",
-        f"{most[1]['seconds']:.3g}",
-    ]
+    drops = [drop_text(numbers["drop"]) for numbers in fewer]
+    evaluations = " / ".join(str(numbers["evaluations"]) for numbers in row["steps"].values())
+    seconds = " / ".join(f"{numbers['seconds']:.2g}" for numbers in row["steps"].values())
+    return [row["run"], depth, *drops, f"{way['length']:.2f}", f"{way['straightness']:.3f}", evaluations, seconds]
 
 
 def drop_text(drop: dict[str, float | None]) -> str:

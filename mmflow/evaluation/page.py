@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from mmflow.batch import LEVELS
-from mmflow.evaluation.efficiency import Asked, cells, checkpoint_name, efficiency_of_runs
+from mmflow.evaluation.efficiency import WAY, Asked, cells, checkpoint_name, efficiency_of_runs
 from mmflow.metrics.geneval import TASKS
 from mmflow.metrics.loss_surface import MEDIA
 from mmflow.metrics.store import Store
@@ -218,7 +218,7 @@ def _proxies(tested: Sequence[Tested]) -> list[str]:
 def _efficiency(tested: Sequence[Tested]) -> list[str]:
     rows = [each.efficiency for each in tested]
     *fewer, most = rows[0]["steps"]
-    head = ["model", "depth", *(f"{n} / {most} steps" for n in fewer), "path length", "straightness", "s / picture"]
+    head = ["model", "depth", *(f"{n} / {most} steps" for n in fewer), *WAY]
     lines = ["## Sampling efficiency (the paper's Table 6)", "", *_table(head, [cells(row) for row in rows])]
     more = [
         [row["run"], *(f"{row['steps'][n]['change']:.2f}" for n in fewer), f"{row['path']['guided']['length']:.2f}",
