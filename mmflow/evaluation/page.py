@@ -116,9 +116,8 @@ def test(run: Path) -> None:
     Raises:
         ValueError: with the end of what it said, if it fails.
     """
-    done = subprocess.run(
-        [sys.executable, "-m", "mmflow", "test", "--ckpt_path", str(run)], capture_output=True, text=True, check=False
-    )
+    into = ["--ckpt_path", str(run), "--trainer.default_root_dir", str(run)]  # where it is now, if it was moved
+    done = subprocess.run([sys.executable, "-m", "mmflow", "test", *into], capture_output=True, text=True, check=False)
     if done.returncode:
         raise ValueError(f"{run}: test failed:\n" + "\n".join((done.stdout + done.stderr).splitlines()[-6:]))
 
