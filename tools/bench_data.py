@@ -10,6 +10,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +105,10 @@ def _decord(media: list[bytes]) -> int:
     return len(media)
 
 
+def _rows(source: ShardSource) -> list[int]:
+    return [source.locate(0, nth, nth).row for nth in range(source.size or 0)]
+
+
 def _seconds(work: Callable[[], int], clock: Callable[[], float], expected: int) -> float:
     start = clock()
     assert work() == expected
@@ -118,28 +123,24 @@ def data(rounds: int, clock: Callable[[], float] = time.perf_counter) -> dict[st
     figures = {}
     with tempfile.TemporaryDirectory() as folder:
         places = _write(Path(folder))
-        for medium, what in (("picture", "640x512 JPEGs"), ("clip", "16 frames of 384x288 H.264 clips")):
+        named: dict[Medium, str] = {"picture": "640x512 JPEGs", "clip": "16 frames of 384x288 H.264 clips"}
+        for medium, what in named.items():
             source = ShardSource("bench", medium, places[medium], FRAMING, seed=0)
-            media = [read_sample(*source._find(source.locate(0, nth, nth).row))[0] for nth in range(source.size)]
-            ways = {
-                "the loader": lambda source=source: _through_loader(source),
-                "bare decoding": lambda medium=medium, media=media: _bare(medium, media),
-                **(
-                    {"WebDataset": lambda: _webdataset(f"{folder}/00000.tar")}
-                    if medium == "picture"
-                    else {"a decord loop": lambda media=media: _decord(media)}
-                ),
+            size = len(media := [read_sample(*source._find(row))[0] for row in _rows(source)])
+            peer = partial(_webdataset, f"{folder}/00000.tar") if medium == "picture" else partial(_decord, media)
+            ways: dict[str, Callable[[], int]] = {
+                "the loader": partial(_through_loader, source),
+                "bare decoding": partial(_bare, medium, media),
+                "WebDataset" if medium == "picture" else "a decord loop": peer,
             }
-            took = [{name: _seconds(way, clock, source.size) for name, way in ways.items()} for _ in range(1 + rounds)][
-                1:
-            ]
-            for peer in list(ways)[1:]:
-                low, ratio, high = statistics.quantiles([each[peer] / each["the loader"] for each in took], n=4)
-                ours, theirs = (statistics.median(each[name] for each in took) for name in ("the loader", peer))
-                name = f"{what} to 256x256: {source.size / ours:.0f}/s, {peer} {source.size / theirs:.0f}/s"
+            took = [{name: _seconds(way, clock, size) for name, way in ways.items()} for _ in range(1 + rounds)][1:]
+            for other in list(ways)[1:]:
+                low, ratio, high = statistics.quantiles([each[other] / each["the loader"] for each in took], n=4)
+                ours, theirs = (statistics.median(each[name] for each in took) for name in ("the loader", other))
+                name = f"{what} to 256x256: {size / ours:.0f}/s, {other} {size / theirs:.0f}/s"
                 figures[name] = {
                     **{"ours_ms": ours * 1e3, "peer_ms": theirs * 1e3, "ratio": ratio, "low": low, "high": high},
-                    **{"reach": REACH if peer == "bare decoding" else PEER_REACH},
-                    **{"per_s": source.size / ours, "peer_per_s": source.size / theirs},
+                    **{"reach": REACH if other == "bare decoding" else PEER_REACH},
+                    **{"per_s": size / ours, "peer_per_s": size / theirs},
                 }
     return figures

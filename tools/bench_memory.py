@@ -11,6 +11,7 @@ import statistics
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from bench_growth import BATCH, SAMPLES, write
 from torch.utils.data import DataLoader
@@ -39,7 +40,9 @@ def over_a_pass(folder: str) -> list[float]:
     plan = Plan(sources, weights, BATCH, end=SHARDS * SAMPLES)
     reader = ShareReader(sources, Draws(0, 0.1, True), lambda t, h, w: (3, t, h, w))
     sampler = ShareSampler(plan, 0, 0, Dealing(1))
-    batches = iter(DataLoader(reader, sampler=sampler, batch_size=None, num_workers=1, multiprocessing_context="fork"))
+    batches: Any = iter(
+        DataLoader(reader, sampler=sampler, batch_size=None, num_workers=1, multiprocessing_context="fork")
+    )
     (worker,) = batches._workers
     found, read = [], 0
     for batch in batches:
