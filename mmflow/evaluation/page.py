@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,13 +63,18 @@ class Tested:
         return self.run.name if depth is None else f"{self.run.name}, depth {depth:g}"
 
 
-def write_page(runs: Sequence[Path], out: Path, device: str = "cpu") -> list[str]:
+def write_page(
+    runs: Sequence[Path], out: Path, device: str = "cpu", prompts: int | None = None, held_out: int | None = None
+) -> list[str]:
     """Writes the page; what was done, a line each.
 
     Args:
         runs: run directories of the shapes world.
         out: the page.
         device: where networks work that measure the efficiency.
+        prompts: per task, of runs that are tested now; None is the configuration's number, 100 if it says none. At most
+            so many are asked of the efficiency, too.
+        held_out: per task and held-out split, likewise.
 
     Raises:
         ValueError: if a run has no checkpoint, is not of the shapes world, or `test` fails.
@@ -81,16 +86,19 @@ def write_page(runs: Sequence[Path], out: Path, device: str = "cpu") -> list[str
             raise ValueError(f"{run} is no run directory: it has no config.yaml")
         step = int(checkpoint_name(run).removesuffix(".ckpt").split("-")[1])
         if not is_tested(run, step):
-            test(run)
+            test(run, prompts, held_out)
             lines.append(f"{run}: tested")
         results = json.loads((run / "results.json").read_text())
         if not any(name in results["scores"] for name in TITLES):
             raise ValueError(
                 f"{run}: this page is of models of the shapes world, and no GenEval score is in its results"
             )
-        (row,) = efficiency_of_runs([run], EFFICIENCY, device)
+        asked = replace(EFFICIENCY, prompts=min(EFFICIENCY.prompts, prompts or EFFICIENCY.prompts))
+        (row,) = efficiency_of_runs([run], asked, device)
         tested.append(Tested(run, step, results, row))
-    command = f"python tools/score.py results {' '.join(map(str, runs))} --out {out}"
+    fewer = {"--prompts": prompts, "--held-out": held_out}
+    words = [f" {name} {value}" for name, value in fewer.items() if value is not None]
+    command = f"python tools/score.py results {' '.join(map(str, runs))} --out {out}{''.join(words)}"
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(page(tested, command))
     return [*lines, f"page  {out}"]
@@ -110,13 +118,15 @@ def is_tested(run: Path, step: int) -> bool:
     return False
 
 
-def test(run: Path) -> None:
-    """`python -m mmflow test` of a run, in a process of its own.
+def test(run: Path, prompts: int | None, held_out: int | None) -> None:
+    """`python -m mmflow test` of a run, in a process of its own, with so many prompts of the shapes world's tasks.
 
     Raises:
         ValueError: with the end of what it said, if it fails.
     """
     into = ["--ckpt_path", str(run), "--trainer.default_root_dir", str(run)]  # where it is now, if it was moved
+    for name, value in (("prompts", prompts), ("held_out_prompts", held_out)):
+        into += [] if value is None else [f"--scores.full.{name}", str(value)]
     done = subprocess.run([sys.executable, "-m", "mmflow", "test", *into], capture_output=True, text=True, check=False)
     if done.returncode:
         raise ValueError(f"{run}: test failed:\n" + "\n".join((done.stdout + done.stderr).splitlines()[-6:]))

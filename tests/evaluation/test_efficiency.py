@@ -104,7 +104,8 @@ def test_the_page_of_results(trained: Path, tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(page_of_results, "EFFICIENCY", Asked((1, 3), prompts=1))
     asked: list[Path] = []
 
-    def test(run: Path) -> None:
+    def test(run: Path, prompts: int | None, held_out: int | None) -> None:
+        assert (prompts, held_out) == (1, 0)
         asked.append(run)
         interval = {"value": 0.25, "low": 0.125, "high": 0.5, "n": 1, "chance": 0.1}
         names = ["geneval/overall", *(f"geneval/{task}" for task in TASKS), "motion/accuracy"]
@@ -117,20 +118,21 @@ def test_the_page_of_results(trained: Path, tmp_path: Path, monkeypatch: pytest.
         from mmflow.cli import build
 
         data = build(run / "config.yaml")[1]
-        prompts: PromptSet = shapes_prompts(Protocol(1, 1, 0), data)
-        Store.create(run / "store", Identity({"step": 6, "weights": "ema"}, {"name": "shapes"}, {}), prompts)
+        everything: PromptSet = shapes_prompts(Protocol(1, 1, 0), data)
+        Store.create(run / "store", Identity({"step": 6, "weights": "ema"}, {"name": "shapes"}, {}), everything)
 
     monkeypatch.setattr(page_of_results, "test", test)
     out = tmp_path / "docs" / "results.md"
-    assert run(["results", str(trained), "--out", str(out)]) == 0
+    words = ["results", str(trained), "--out", str(out), "--prompts", "1", "--held-out", "0"]
+    assert run(words) == 0
     text = out.read_text()
-    for words in ("## GenEval", "0.25 (0.12 to 0.50)", "What training never showed", "comp_pair",
+    for part in ("## GenEval", "0.25 (0.12 to 0.50)", "What training never showed", "comp_pair",
                   "## Sampling efficiency",
                   "clip_score/tiny", "Left out: hps: not there", "## Clips"):  # fmt: skip
-        assert words in text, words
-    assert run(["results", str(trained), "--out", str(out)]) == 0 and asked == [trained]  # tested once
+        assert part in text, part
+    assert run(words) == 0 and asked == [trained]  # tested once
     quick = json.loads((trained / "results.json").read_text())
     quick["scores"]["geneval/colors"]["n"] = 20  # a round of training, of other pictures than the store's
     (trained / "results.json").write_text(json.dumps(quick))
-    assert run(["results", str(trained), "--out", str(out)]) == 0 and asked == [trained] * 2
+    assert run(words) == 0 and asked == [trained] * 2
     assert run(["results", str(tmp_path)]) == 1
