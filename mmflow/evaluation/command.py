@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from mmflow.__main__ import quieten
 from mmflow.evaluation.official import LAYOUTS, export, read_official
 from mmflow.metrics.store import Store
 
@@ -116,6 +117,7 @@ def parser() -> argparse.ArgumentParser:
 def run(arguments: Sequence[str]) -> int:
     """Does what is asked; errors in what the user gave end with one message."""
     args = parser().parse_args(arguments)
+    quieten()
     try:
         args.does(args)
     except (ValueError, OSError) as error:
