@@ -46,7 +46,7 @@ class SdpaAttention(AbstractAttention):
         self, q: Float[Tensor, "B S K E"], k: Float[Tensor, "B M K E"], v: Float[Tensor, "B M K E"]
     ) -> Float[Tensor, "B S K E"]:
         if q.device.type == "cpu" and q.dtype == torch.bfloat16:
-            # torch's bf16 flash kernel for CPUs runs at half the speed of explicit products (docs: README, Speed).
+            # Fused or explicit, by what the processor has: see `ragged_attention`.
             each, keys = (torch.full((x.shape[0],), x.shape[1]) for x in (q, k))
             return ragged_attention(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), each, keys).view(q.shape)
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
@@ -89,10 +89,15 @@ class XformersAttention(AbstractAttention):
         from xformers.ops.fmha.attn_bias import BlockDiagonalMask
 
         keys = lengths if key_lengths is None else key_lengths
-        some = (lengths > 0) | (keys > 0)
-        mask = BlockDiagonalMask.from_seqlens(lengths[some].tolist(), keys[some].tolist())
+        mask = BlockDiagonalMask.from_seqlens(*block_lengths(lengths, keys))
         out: Tensor = memory_efficient_attention(q[None], k[None], v[None], attn_bias=mask)[0]
         return out
+
+
+def block_lengths(lengths: Int[Tensor, " B"], key_lengths: Int[Tensor, " B"]) -> tuple[list[int], list[int]]:
+    """Queries and keys of each block of a block-diagonal mask; a sample with neither has none."""
+    some = (lengths > 0) | (key_lengths > 0)
+    return lengths[some].tolist(), key_lengths[some].tolist()
 
 
 def make_attention(name: Literal["sdpa", "xformers"]) -> AbstractAttention:

@@ -1,9 +1,14 @@
 """Attention within each sample of packed tokens, as one `torch.library` op with its own backward and FLOP formula.
 
-Samples of equal length that are neighbours share one call. Two ways to the same numbers, chosen by what is faster where
-they were measured (README, Speed): torch's fused kernel for fp32 on a CPU, explicit products otherwise.
+Samples of equal length that are neighbours share one call. Three ways to the same numbers: on CUDA, in bf16 and fp16,
+FlashAttention over all samples in one call, which takes where each begins (varlen; it has not run on a GPU yet, its
+call and its bounds are tested); otherwise what was faster where it was measured (docs/performance.md): on a CPU torch's
+fused kernel for fp32, and for bf16 where the processor has no instructions for it; explicit products otherwise. The
+choice follows from the processor and the dtype alone and is not timed in the run, since the two round differently and a
+run that is continued must repeat itself to the bit.
 """
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -22,8 +27,48 @@ def _heads_first(x: Tensor, b: int, n: int) -> Tensor:
     return x.view(b, n, x.shape[1], x.shape[2]).transpose(1, 2)
 
 
+@lru_cache(maxsize=1)
+def has_bf16_instructions() -> bool:
+    """Whether the processor multiplies bf16 itself (AVX512_BF16 or AMX); torch widens the numbers where it does not."""
+    found = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return any(check() for check in found if check is not None)
+
+
 def _is_fused(q: Tensor) -> bool:
-    return q.device.type == "cpu" and q.dtype in (torch.float32, torch.float64)
+    if q.device.type != "cpu":
+        return False
+    return q.dtype in (torch.float32, torch.float64) or (q.dtype == torch.bfloat16 and not has_bf16_instructions())
+
+
+WIDEST = 256
+"""Channels of a head that FlashAttention takes."""
+
+
+def _is_varlen(q: Tensor) -> bool:
+    return q.device.type == "cuda" and q.dtype in (torch.bfloat16, torch.float16) and q.shape[-1] <= WIDEST
+
+
+def bounds(lengths: Tensor) -> Tensor:
+    """Where each sample begins, and the end: 0, n_1, n_1 + n_2, ... as FlashAttention and xformers take it, int32."""
+    return torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
+
+
+def _varlen(lengths: Tensor, key_lengths: Tensor, device: torch.device) -> tuple[Tensor, Tensor, int, int]:
+    """Bounds of queries and keys on the device, and the longest of each; nothing waits for the device."""
+    ends = (bounds(n).to(device, non_blocking=True) for n in (lengths, key_lengths))
+    longest = (int(n.max()) if len(n) else 0 for n in (lengths, key_lengths))
+    return *ends, *longest  # type: ignore[return-value]
+
+
+def _sums_shape(q: Tensor) -> tuple[int, ...]:
+    """Of the logarithms of the softmax's sums, as each way keeps them."""
+    if _is_varlen(q):
+        return q.shape[1], q.shape[0]
+    return (q.shape[0], q.shape[1]) if _is_fused(q) else (0,)
+
+
+def _sums_dtype(q: Tensor) -> torch.dtype:
+    return torch.float64 if q.dtype == torch.float64 else torch.float32
 
 
 def _weights(q: Tensor, k: Tensor) -> Tensor:
@@ -50,13 +95,18 @@ def ragged_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor, key_lengt
 def ragged_attention_forward(
     q: Tensor, k: Tensor, v: Tensor, lengths: Tensor, key_lengths: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The attention's output, and the logarithm (R, K) of each softmax's sum where the kernel is fused (else empty).
+    """The attention's output, and the logarithm (R, K) of each softmax's sum where the kernel is fused ((K, R) for
+    varlen, else empty).
 
     Explicit products go through long samples in chunks of queries, and their backward recomputes the weights.
     """
+    if _is_varlen(q):
+        ends = _varlen(lengths, key_lengths, q.device)
+        flash = aten._flash_attention_forward(q, k, v, *ends, 0.0, False, False)
+        return flash[0], flash[1]
     out = torch.empty_like(q)
     fused = _is_fused(q)
-    log_sums = q.new_empty(q.shape[:2] if fused else (0,))
+    log_sums = q.new_empty(_sums_shape(q), dtype=_sums_dtype(q))
     for rows, keys, b, n, m in paired_runs(lengths, key_lengths):
         if not n:
             continue
@@ -77,7 +127,7 @@ def ragged_attention_forward(
 
 @ragged_attention_forward.register_fake
 def _(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor, key_lengths: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(q), q.new_empty(q.shape[:2] if _is_fused(q) else (0,))
+    return torch.empty_like(q), q.new_empty(_sums_shape(q), dtype=_sums_dtype(q))
 
 
 def _explicit_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, targets: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -107,6 +157,11 @@ def ragged_attention_backward(
     key_lengths: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of `ragged_attention` by q, k, v."""
+    if _is_varlen(q):
+        ends = _varlen(lengths, key_lengths, q.device)
+        unused = torch.empty(2, dtype=torch.uint64, device=q.device)  # the dropout's state, of which there is none
+        found = aten._flash_attention_backward(grad, q, k, v, out, log_sums, *ends, 0.0, False, unused, unused)
+        return found[0], found[1], found[2]
     grads = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
     for rows, keys, b, n, m in paired_runs(lengths, key_lengths):
         if not n or not m:

@@ -3,7 +3,15 @@
 import pytest
 import torch
 
-from mmflow.model.ragged_attention import CHUNK, ragged_attention
+from mmflow.model.attention import block_lengths
+from mmflow.model.ragged_attention import (
+    CHUNK,
+    _is_fused,
+    bounds,
+    ragged_attention,
+    ragged_attention_backward,
+    ragged_attention_forward,
+)
 from tests.model.test_ragged import LENGTHS
 
 
@@ -38,12 +46,58 @@ def test_the_op_is_what_the_compiler_expects(way: str, monkeypatch: pytest.Monke
     torch.library.opcheck(torch.ops.mmflow.ragged_attention.default, (q, k, v, *2 * [torch.tensor([3, 2])]))
 
 
-def test_bf16_takes_explicit_products() -> None:
-    q, k, v = (torch.randn(9, 2, 8).bfloat16() for _ in range(3))
+@pytest.mark.parametrize("has", [True, False], ids=["bf16 instructions", "none"])
+def test_bf16_is_fused_where_there_are_no_instructions_for_it(has: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmflow.model.ragged_attention.has_bf16_instructions", lambda: has)
+    q, k, v = (torch.randn(9, 2, 8).bfloat16().requires_grad_() for _ in range(3))
     n = torch.tensor([4, 5])
+    assert _is_fused(q) is not has
     out = ragged_attention(q, k, v, n)
     assert out.dtype == torch.bfloat16
-    assert torch.allclose(out.float(), ragged_attention(q.float(), k.float(), v.float(), n), atol=0.03)
+    exact = [x.detach().float().requires_grad_() for x in (q, k, v)]
+    expected = ragged_attention(*exact, n)
+    assert torch.allclose(out.float(), expected, atol=0.03)
+    found = torch.autograd.grad(out.float().square().sum(), (q, k, v))
+    for mine, theirs in zip(found, torch.autograd.grad(expected.square().sum(), exact), strict=True):
+        torch.testing.assert_close(mine.float(), theirs, atol=0.1, rtol=0.05)
+
+
+def masked(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
+    """Attention over everything at once, under a mask of (queries, keys)."""
+    logits = torch.einsum("qhe,khe->hqk", q, k) / q.shape[-1] ** 0.5
+    weights = torch.softmax(logits.masked_fill(~allowed, float("-inf")), -1)
+    return torch.einsum("hqk,khe->qhe", weights, v)
+
+
+@pytest.mark.parametrize("lengths", [([3, 1, 4], [3, 1, 4]), ([3, 3, 1], [2, 2, 5]), ([4, 0, 2], [1, 3, 3])], ids=str)
+def test_the_layouts_of_varlen_and_xformers_are_the_mask_of_the_reference(lengths: tuple[list[int], list[int]]) -> None:
+    """Both name blocks; as a mask over all rows these give what the CPU computes sample by sample."""
+    n, m = (torch.tensor(x) for x in lengths)
+    q = torch.randn(sum(lengths[0]), 2, 8)
+    k, v = (torch.randn(sum(lengths[1]), 2, 8) for _ in range(2))
+    reference = ragged_attention(q, k, v, n, m)
+
+    starts, key_starts = bounds(n), bounds(m)
+    assert starts.dtype == torch.int32 and int(starts[-1]) == len(q) and int(key_starts[-1]) == len(k)
+    sample = torch.bucketize(torch.arange(len(q)), starts[1:].long(), right=True)
+    key_sample = torch.bucketize(torch.arange(len(k)), key_starts[1:].long(), right=True)
+    torch.testing.assert_close(masked(q, k, v, sample[:, None] == key_sample[None]), reference, atol=1e-5, rtol=0)
+
+    blocks = [torch.ones(a, b, dtype=torch.bool) for a, b in zip(*block_lengths(n, m), strict=True)]
+    torch.testing.assert_close(masked(q, k, v, torch.block_diag(*blocks).bool()), reference, atol=1e-5, rtol=0)
+
+
+def test_varlen_is_called_as_flash_attention_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On tensors without storage: the arguments fit torch's operator, and its outputs are what ours are said to be."""
+    monkeypatch.setattr("mmflow.model.ragged_attention._is_varlen", lambda q: True)
+    q, k, v = (torch.empty(n, 2, 64, dtype=torch.bfloat16, device="meta") for n in (7, 9, 9))
+    n, m = torch.tensor([3, 4]), torch.tensor([5, 4])
+    out, sums = ragged_attention_forward._init_fn(q, k, v, n, m)
+    expected = torch.ops.mmflow.ragged_attention(q, k, v, n, m)
+    assert [x.shape for x in (out, sums)] == [x.shape for x in expected] == [(7, 2, 64), (2, 7)]
+    assert (out.dtype, sums.dtype) == (torch.bfloat16, torch.float32)
+    grads = ragged_attention_backward._init_fn(out, q, k, v, out, sums, n, m)
+    assert [g.shape for g in grads] == [x.shape for x in (q, k, v)]
 
 
 def test_attention_counts_its_flops() -> None:
