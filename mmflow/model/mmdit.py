@@ -1,7 +1,7 @@
 """MM-DiT, the paper's multimodal diffusion transformer (section 4), for bags of pictures and clips of any shape."""
 
 from abc import ABC, abstractmethod
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal, final
 
 import torch
@@ -22,6 +22,20 @@ from mmflow.model.patchify import Patchifier
 from mmflow.model.segments import Segments
 
 
+@final
+@dataclass(frozen=True)
+class Prepared(Conditioning):
+    """Conditioning of which all that does not depend on t is done, for a sampler that asks again and again.
+
+    Attributes:
+        context: the text tokens at the model's width.
+        pooled: the pooled features' embedding.
+    """
+
+    context: Float[Tensor, "L D"] | None = None
+    pooled: Float[Tensor, "B D"] | None = None
+
+
 class AbstractBackbone(nn.Module, ABC):
     """A network that a flow objective can train: (z, t, conditioning) -> output in the shapes of z.
 
@@ -40,6 +54,10 @@ class AbstractBackbone(nn.Module, ABC):
     @abstractmethod
     def forward(self, z: Groups, t: Float[Tensor, " B"], conditioning: Conditioning) -> Groups:
         """The network's output for a bag of noised latents."""
+
+    def prepared(self, conditioning: Conditioning) -> Conditioning:
+        """The same conditioning with what does not depend on t or z done once; as it is where that is nothing."""
+        return conditioning
 
     @abstractmethod
     def reset_parameters(self) -> None:
@@ -174,13 +192,20 @@ class MMDiT(AbstractBackbone):
             )
         return t * h * w
 
+    def prepared(self, conditioning: Conditioning) -> Prepared:
+        if isinstance(conditioning, Prepared):
+            return conditioning
+        text = conditioning.text
+        context = self.context_embedding(text.context.to(self.context_embedding.weight.dtype))
+        return Prepared(text, conditioning.known, context, self.pooled_embedding(text.pooled))
+
     def forward(self, z: Groups, t: Float[Tensor, " B"], conditioning: Conditioning) -> Groups:
         """Output in the shapes of z, fp32.
 
         Args:
             z: noised latents, one tensor `B_g C T H W` per shape.
             t: time of each sample in [0, 1], fp32.
-            conditioning: text features of each sample.
+            conditioning: text features of each sample, `prepared` or not.
 
         Raises:
             ValueError: if a shape cannot be cut into patches, or known latents are given to a model that has no input
@@ -200,8 +225,9 @@ class MMDiT(AbstractBackbone):
         layout = Layout.build(lengths.repeat_interleave(frames), words.repeat_interleave(frames), t.device)
         dtype = self.context_embedding.weight.dtype
         visual = torch.cat([x.flatten(0, 1) for x in tokens]) if tokens else t.new_zeros(0, self.width, dtype=dtype)
-        context = self.context_embedding(text.context.to(dtype))
-        y = self.time_embedding(t) + self.pooled_embedding(text.pooled)
+        ready = self.prepared(conditioning)
+        assert ready.context is not None and ready.pooled is not None
+        context, y = ready.context, self.time_embedding(t) + ready.pooled
         copies = context_copies(words, frames, t.device)
         if copies is not None:
             context = context.index_select(0, copies)

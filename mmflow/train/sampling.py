@@ -21,6 +21,7 @@ from mmflow.flow.guidance import ALWAYS, guided
 from mmflow.flow.known import held, started
 from mmflow.flow.objective import Backbone, FlowObjective
 from mmflow.flow.solver import AbstractSolver, Euler
+from mmflow.model.mmdit import AbstractBackbone
 
 
 @dataclass(frozen=True)
@@ -87,13 +88,13 @@ def make(
         device=device,
     )
     known = given_parts(codec, requests, device)
-    field = guided(
-        objective.velocity(backbone),
-        Conditioning(text, known).to(device),
-        Conditioning(TextFeatures.cat([text, null]), paired(known, sampling.null_known == "dropped")).to(device),
-        scale,
-        (sampling.guidance_interval[0], sampling.guidance_interval[1]),
-    )
+    alone = Conditioning(text, known).to(device)
+    both = Conditioning(TextFeatures.cat([text, null]), paired(known, sampling.null_known == "dropped")).to(device)
+    if isinstance(backbone, AbstractBackbone):
+        with torch.autocast(device.type, torch.bfloat16, enabled=sampling.precision == "bf16"):
+            alone, both = backbone.prepared(alone), backbone.prepared(both)
+    interval = sampling.guidance_interval[0], sampling.guidance_interval[1]
+    field = guided(objective.velocity(backbone), alone, both, scale, interval)
     times = sampling.grid(objective.shift, z, first.num_steps or sampling.num_steps, objective.noise_shares)
     y = objective.start(z)
     if known is not None and sampling.known == "held":

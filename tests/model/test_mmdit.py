@@ -166,3 +166,16 @@ def test_bf16_autocast_is_near_fp32_and_t_stays_fp32() -> None:
     for a, b in zip(exact, rough, strict=True):
         assert b.dtype == torch.float32
         assert (a - b).norm() < 0.03 * a.norm()
+
+
+@pytest.mark.parametrize("design", [Design(), Design(known=True)], ids=["plain", "known"])
+def test_what_does_not_depend_on_t_may_be_done_before(design: Design) -> None:
+    model, text = random_mmdit(design=design), features([4, 6])
+    z, t = (torch.randn(2, 3, 1, 8, 8),), torch.tensor([0.3, 0.6])
+    ready = model.prepared(Conditioning(text))
+    assert model.prepared(ready) is ready
+    assert torch.equal(model(z, t, ready)[0], model(z, t, Conditioning(text))[0])
+    calls: list[object] = []
+    model.context_embedding.register_forward_hook(lambda *_: calls.append(None))
+    model(z, t, ready)
+    assert not calls
