@@ -13,6 +13,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from mmflow.data.module import FlowData
 from mmflow.flow import adaptive, formulations  # noqa: F401 - `adaptive` for its short name on the command line
 from mmflow.model import crossdit, dit, mmdit3, uvit  # noqa: F401 - for their short names on the command line
+from mmflow.planning.mfu import Utilisation
 from mmflow.train.checkpoint import Checkpoints
 from mmflow.train.ema import Ema
 from mmflow.train.goodput import Goodput
@@ -243,7 +244,11 @@ class MmflowCLI(LightningCLI):
         config = self.config[self.config.subcommand]
         folder = Path(config.trainer.default_root_dir)
         command = self.config.subcommand
-        extra: list[Any] = [Throughput(), Preflight(self._yaml()), RunRecord(self._yaml(), self._changed)]
+        extra: list[Any] = [
+            Throughput(meter=Utilisation()),
+            Preflight(self._yaml()),
+            RunRecord(self._yaml(), self._changed),
+        ]
         if config.trainer.enable_progress_bar is not False and command == "fit":
             extra.append(TrainingBar())
         if config.trainer.logger in (None, True):

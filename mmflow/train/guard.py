@@ -79,6 +79,7 @@ class Guard(Callback):
         self._steps.append({"step": trainer.global_step, "gradient_norm": norm, "samples": self._samples})
         why = self.verdict(norm)
         if why is None:
+            pl_module.gradient_norm = norm  # type: ignore[assignment]
             self._norms.append(norm)
             self._bad.append(0)
             return

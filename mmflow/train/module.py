@@ -86,6 +86,8 @@ class FlowModule(pl.LightningModule):
         self._settings: Settings = []
         self._step_losses: dict[str, Tensor] = {}
         self._started = time.monotonic(), 0.0
+        self.gradient_norm: float | None = None
+        """Of this optimizer step, where the guard has taken it."""
         self.last_samples: tuple[Any, ...] = ((), (), torch.zeros(0), torch.zeros(0))
         """Of the last micro-step: keys, visits, losses and t."""
         self.is_compiled = False
@@ -169,7 +171,11 @@ class FlowModule(pl.LightningModule):
         return torch.autocast(self.device.type, self.autocast_dtype or torch.bfloat16, enabled=enabled)
 
     def _log_step(self, batch: Batch, loss: Tensor) -> None:
-        """Mean loss of the optimizer step over all ranks, and of its pictures and clips, once its last part is done."""
+        """Mean loss of the optimizer step over all ranks, once its last part is done.
+
+        At steps that are logged also of its pictures and clips. Whether there were any on any rank only the device
+        knows, and to ask it is to wait for it: other steps do not.
+        """
         assert batch.latents is not None
         media = ["picture" if len(z) == 0 or z.shape[2] == 1 else "clip" for z in batch.latents for _ in range(len(z))]
         for name in ("picture", "clip"):
@@ -183,8 +189,24 @@ class FlowModule(pl.LightningModule):
             sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
         self._step_losses = {}
         values = {"train/loss": sums[:, 0].sum() / batch.planned}
-        values |= {f"train/loss_{n}": s[0] / s[1] for n, s in zip(("picture", "clip"), sums, strict=True) if s[1] > 0}
+        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            media = zip(("picture", "clip"), sums, strict=True)
+            values |= {f"train/loss_{n}": s[0] / s[1] for n, s in media if s[1] > 0}
         self.log_dict(values, batch_size=batch.planned)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """By the norm that the guard has taken: no second pass for it, and none at all where nothing is clipped."""
+        norm, self.gradient_norm = self.gradient_norm, None
+        if norm is None or not gradient_clip_val or gradient_clip_algorithm not in (None, "norm"):
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif norm > gradient_clip_val:
+            grads = [p.grad for p in self.backbone.parameters() if p.grad is not None]
+            torch._foreach_mul_(grads, gradient_clip_val / (norm + 1e-6))
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         sync_gradients(self.backbone, self.parallel, batch.closes_step)

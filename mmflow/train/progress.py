@@ -1,21 +1,26 @@
 """The progress bar of a training run."""
 
+import time
 from datetime import timedelta
 from typing import Any, final
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.callbacks import Callback, ProgressBar
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
+from torch import Tensor
 
 from mmflow.train.throughput import Throughput
 
 SMOOTHING = 0.98
+REDRAW_SECONDS = 0.25
+"""Between two looks at the loss, which wait for the device."""
 
 
 @final
 class TrainingBar(ProgressBar):
-    """Loss, samples/s, visual tokens/s and time left. In a log file it prints a line now and then instead.
+    """Loss, samples/s, visual tokens/s, MFU and time left. In a log file it prints a line now and then instead.
 
     Args:
         plain_every_n_steps: steps between lines where the output is no terminal.
@@ -27,8 +32,9 @@ class TrainingBar(ProgressBar):
         self.console = Console()
         self._bar: Progress | None = None
         self._task = TaskID(0)
-        self._loss: float | None = None
+        self._loss: Tensor | None = None
         self._enabled = True
+        self._drawn = 0.0
 
     def disable(self) -> None:
         self._enabled = False
@@ -51,13 +57,18 @@ class TrainingBar(ProgressBar):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        loss = trainer.callback_metrics.get("train/loss")
-        if loss is not None:
-            self._loss = float(loss) if self._loss is None else SMOOTHING * self._loss + (1 - SMOOTHING) * float(loss)
         if not (self._enabled and trainer.is_global_zero):
             return
+        loss = trainer.callback_metrics.get("train/loss")
+        if loss is not None:
+            # On the device: a number on the host would make every step wait for it.
+            self._loss = loss.clone() if self._loss is None else torch.lerp(loss, self._loss, SMOOTHING)
         if self._bar is not None:
-            self._bar.update(self._task, completed=self._progress(pl_module), numbers=self._numbers(trainer, pl_module))
+            now = time.monotonic()
+            if now - self._drawn >= REDRAW_SECONDS:
+                self._drawn = now
+                numbers = self._numbers(trainer, pl_module)
+                self._bar.update(self._task, completed=self._progress(pl_module), numbers=numbers)
         elif trainer.global_step % self.plain_every_n_steps == 0:
             self.console.print(f"{100 * self._progress(pl_module):3.0f}%  {self._numbers(trainer, pl_module)}")
 
@@ -68,11 +79,12 @@ class TrainingBar(ProgressBar):
     def _numbers(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> str:
         parts = [f"step {trainer.global_step}" + (f"/{trainer.max_steps}" if trainer.max_steps > 0 else "")]
         if self._loss is not None:
-            parts.append(f"loss {self._loss:.4f}")
+            parts.append(f"loss {float(self._loss):.4f}")
         meter = next((c for c in trainer.callbacks if isinstance(c, Throughput)), None)  # type: ignore[attr-defined]
         if meter is not None and meter.rates[0]:
             samples, tokens = meter.rates
             parts += [f"{samples:.0f} samples/s", f"{tokens:.0f} visual tokens/s"]
+            parts += [] if meter.mfu is None else [f"MFU {meter.mfu:.1%}"]
         left = self._seconds_left(pl_module)
         if left is not None:
             parts.append(f"{timedelta(seconds=round(left))} left")
