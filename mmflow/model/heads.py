@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from mmflow.model.attention import AbstractAttention
+from mmflow.model.fused import head_norm
 from mmflow.model.segments import NORM_EPS, Segments
 
 HEAD_WIDTH = 64
@@ -74,8 +74,7 @@ class HeadNorm(nn.Module):
         nn.init.constant_(self.weight, (HEAD_WIDTH / len(self.weight)) ** 0.5)
 
     def forward(self, x: Float[Tensor, "R K E"]) -> Float[Tensor, "R K E"]:
-        # The weight is cast on purpose: an fp32 weight on a bf16 input leaves torch's fused path.
-        return F.rms_norm(x, x.shape[-1:], self.weight.to(x.dtype), NORM_EPS)
+        return head_norm(x, self.weight, NORM_EPS)
 
 
 class SelfAttention(nn.Module):
