@@ -8,20 +8,12 @@ from torch import Tensor, nn
 
 from mmflow.model.attention import AbstractAttention, joint_attention
 from mmflow.model.clips import ClipAttention, Clips
-from mmflow.model.fused import gelu_linear, gelu_tanh
+from mmflow.model.fused import gelu_linear
 from mmflow.model.heads import HEAD_WIDTH, HeadNorm, Rotation, SelfAttention, seen, turned
 from mmflow.model.layout import Layout
 from mmflow.model.segments import Segments, normalise
 
 Rows = Float[Tensor, "R D"]
-
-
-@final
-class GeluTanh(nn.Module):
-    """The released models' approximation of GELU."""
-
-    def forward(self, x: Rows) -> Rows:
-        return gelu_tanh(x)
 
 
 @final
@@ -59,7 +51,7 @@ class Stream(nn.Module):
         self.norm_k = HeadNorm(head_width) if qk_norm else nn.Identity()
         if not last:
             self.proj = nn.Linear(width, width)
-            hidden, activation = round(mlp_ratio * width), GeluTanh() if gelu == "tanh" else nn.GELU()
+            hidden, activation = round(mlp_ratio * width), nn.GELU(approximate="tanh" if gelu == "tanh" else "none")
             self.mlp = nn.Sequential(nn.Linear(width, hidden), activation, nn.Linear(hidden, width))
         self.own = SelfAttention(width, qk_norm=qk_norm, head_width=head_width) if dual else None
 
@@ -92,7 +84,8 @@ class Stream(nn.Module):
         rotation: Rotation | None,
     ) -> Rows:
         """x + gate own attention, which reads the same normalised tokens as the joint one, with its own modulation."""
-        assert self.own is not None
+        if self.own is None:
+            return x
         shift, scale, gate = mods[6:]
         own = self.own(segments.affine(normed, shift, scale), segments, attention, rotation)
         return segments.gated_add(x, own, gate)
@@ -102,8 +95,9 @@ class Stream(nn.Module):
         shift2, scale2, gate2 = mods[3:6]
         first, activation, second = self.mlp
         hidden = first(segments.modulate(x, shift2, scale2))
-        tanh = isinstance(activation, GeluTanh)
-        return segments.gated_add(x, gelu_linear(hidden, second.weight, second.bias, tanh), gate2)
+        assert isinstance(activation, nn.GELU)
+        mixed = gelu_linear(hidden, second.weight, second.bias, activation.approximate)
+        return segments.gated_add(x, mixed, gate2)
 
 
 @final
@@ -163,19 +157,15 @@ class MMDiTBlock(nn.Module):
         visual_rows = Segments(layout.visual, layout.dense)
         context_rows = Segments(layout.context, layout.dense)
         visual_mods, context_mods = self.visual.modulations(y), self.context.modulations(y)
-        # A second attention reads the same normalised tokens; without one, norm and modulation are one operation.
-        normed = normalise(visual) if self.visual.own is not None else None
-        first = visual_mods[:2]
-        read = visual_rows.modulate(visual, *first) if normed is None else visual_rows.affine(normed, *first)
+        normed = normalise(visual)
         context_out, visual_out = joint_attention(
             attention,
             self.context.queries_keys_values(context_rows.modulate(context, *context_mods[:2])),
-            self.visual.queries_keys_values(read, rotation),
+            self.visual.queries_keys_values(visual_rows.affine(normed, *visual_mods[:2]), rotation),
             layout,
         )
         visual = self.visual.add_attention(visual, seen(visual_out, rotation), visual_rows, visual_mods)
-        if normed is not None:
-            visual = self.visual.add_own(visual, normed, visual_rows, visual_mods, attention, rotation)
+        visual = self.visual.add_own(visual, normed, visual_rows, visual_mods, attention, rotation)
         if self.over_time is not None:
             # In the block, not behind the last one: a sharded block's weights are there only while it runs.
             visual = self.over_time.idle(visual) if clips is None else self.over_time(visual, y, clips, attention)

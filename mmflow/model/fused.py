@@ -1,9 +1,8 @@
-"""What lies between the matrix products, in few passes over memory: GELU, the heads' norm, and norm with modulation.
+"""What lies between the matrix products, where plain torch does more than it must: the MLP's GELU and the heads' norm.
 
-Each is one op that keeps its input for the backward and nothing in between, and on a CPU goes through its rows in
-pieces that stay in the cache. torch's own tanh GELU takes five times as long as its erf on a CPU, and its RMS norm
-there is six passes forward and twelve back. The compiler fuses such things itself, so inside a compiled block plain
-torch is used.
+A linear layer keeps its input for the backward, and behind a GELU that is a tensor as large as the one before it: here
+it is computed anew. torch has no fused RMS norm on a CPU (six passes forward, twelve back): here it goes through the
+rows in pieces that stay in the cache. The compiler does both itself, so inside a compiled block plain torch is used.
 """
 
 from collections.abc import Iterator
@@ -11,15 +10,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
-
-from mmflow.model.ragged import affine_rows, sum_rows
 
 PIECE = 1 << 16
 """Numbers that a CPU takes at a time: with what is computed from them they fit the second cache."""
-SLOPE = 2 * (2 / torch.pi) ** 0.5
-CUBIC = 0.044715
 
 aten = torch.ops.aten
 
@@ -36,88 +31,26 @@ def _exact(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
-# --- GELU -------------------------------------------------------------------------------------------------------------
-
-
-def gelu_tanh(x: Float[Tensor, "R F"]) -> Float[Tensor, "R F"]:
-    """x / 2 (1 + tanh(u)) = x sigmoid(2 u) with u = sqrt(2 / pi) (x + 0.044715 x^3) (Hendrycks and Gimpel 2016)."""
-    if torch.compiler.is_compiling() or x.device.type not in ("cpu", "meta"):
-        return F.gelu(x, approximate="tanh")
-    out: Tensor = gelu_op(x)
-    return out
-
-
-def _gate(x: Tensor, squared: Tensor) -> Tensor:
-    """sigmoid(2 u)."""
-    return squared.mul(SLOPE * CUBIC).add_(SLOPE).mul_(x).sigmoid_()
-
-
-@torch.library.custom_op("mmflow::gelu_tanh", mutates_args=())
-def gelu_op(x: Tensor) -> Tensor:
-    """`gelu_tanh` in pieces."""
-    out = torch.empty_like(x)
-    for rows in _pieces(x):
-        piece = _exact(x[rows])
-        out[rows] = _gate(piece, piece.square()).mul_(piece)
-    return out
-
-
-@gelu_op.register_fake
-def _(x: Tensor) -> Tensor:
-    return torch.empty_like(x)
-
-
-@torch.library.custom_op("mmflow::gelu_tanh_backward", mutates_args=())
-def gelu_backward(grad: Tensor, x: Tensor) -> Tensor:
-    """grad s (1 + (1 - s) x 2 du/dx) with s = sigmoid(2 u)."""
-    out = torch.empty_like(x)
-    for rows in _pieces(x):
-        piece = _exact(x[rows])
-        squared = piece.square()
-        gate = _gate(piece, squared)
-        slope = squared.mul_(3 * SLOPE * CUBIC).add_(SLOPE).mul_(piece)
-        out[rows] = torch.addcmul(slope, slope, gate, value=-1).add_(1).mul_(gate).mul_(_exact(grad[rows]))
-    return out
-
-
-@gelu_backward.register_fake
-def _(grad: Tensor, x: Tensor) -> Tensor:
-    return torch.empty_like(x)
-
-
-def _keep_input(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-    ctx.save_for_backward(inputs[0])
-
-
-gelu_op.register_autograd(lambda ctx, grad: gelu_backward(grad, *ctx.saved_tensors), setup_context=_keep_input)
-
-
 class _GeluLinear(torch.autograd.Function):
     """Linear(GELU(x)) that keeps x alone: its GELU, as large again, is computed anew in the backward."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, tanh: bool) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, approximate: str) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.tanh, ctx.bias_dtype = tanh, bias.dtype
-        return F.linear(_gelu(x, tanh), weight, bias)
+        ctx.approximate, ctx.bias_dtype = approximate, bias.dtype
+        return F.linear(F.gelu(x, approximate=approximate), weight, bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         x, weight = ctx.saved_tensors
-        dw = (grad.mT @ _gelu(x, ctx.tanh).to(grad.dtype)).to(weight.dtype)
+        dw = (grad.mT @ F.gelu(x, approximate=ctx.approximate).to(grad.dtype)).to(weight.dtype)
         slope = (grad @ weight.to(grad.dtype)).to(x.dtype)
         db = grad.sum(0).to(ctx.bias_dtype)
-        if ctx.tanh and x.device.type in ("cpu", "meta"):
-            return gelu_backward(slope, x), dw, db, None
-        return aten.gelu_backward(slope, x, approximate="tanh" if ctx.tanh else "none"), dw, db, None
-
-
-def _gelu(x: Tensor, tanh: bool) -> Tensor:
-    return gelu_tanh(x) if tanh else F.gelu(x)
+        return aten.gelu_backward(slope, x, approximate=ctx.approximate), dw, db, None
 
 
 def gelu_linear(
-    x: Float[Tensor, "R F"], weight: Float[Tensor, "D F"], bias: Float[Tensor, " D"], tanh: bool
+    x: Float[Tensor, "R F"], weight: Float[Tensor, "D F"], bias: Float[Tensor, " D"], approximate: str
 ) -> Float[Tensor, "R D"]:
     """W GELU(x) + b.
 
@@ -125,15 +58,12 @@ def gelu_linear(
         x: rows before the activation.
         weight: W.
         bias: b.
-        tanh: GELU's tanh approximation.
+        approximate: how GELU is computed: `none` or `tanh`.
     """
     if torch.compiler.is_compiling():
-        return F.linear(_gelu(x, tanh), weight, bias)  # the compiler decides itself what to keep
-    out: Tensor = _GeluLinear.apply(x, weight, bias, tanh)
+        return F.linear(F.gelu(x, approximate=approximate), weight, bias)  # the compiler decides itself what to keep
+    out: Tensor = _GeluLinear.apply(x, weight, bias, approximate)
     return out
-
-
-# --- the heads' norm --------------------------------------------------------------------------------------------------
 
 
 def head_norm(x: Float[Tensor, "R K E"], weight: Float[Tensor, " E"], eps: float) -> Float[Tensor, "R K E"]:
@@ -200,69 +130,3 @@ def _head_norm_gradients(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | No
 
 
 head_norm_op.register_autograd(_head_norm_gradients, setup_context=_head_norm_setup)
-
-
-# --- norm and modulation ----------------------------------------------------------------------------------------------
-
-
-def modulated(
-    x: Float[Tensor, "R D"],
-    shift: Float[Tensor, "B D"],
-    scale: Float[Tensor, "B D"],
-    lengths: Int[Tensor, " B"],
-    eps: float,
-) -> Float[Tensor, "R D"]:
-    """LayerNorm without affine, then x (1 + scale) + shift per sample; `lengths` rows each (host)."""
-    out: Tensor = modulate_op(x, shift, scale, lengths, eps)[0]
-    return out
-
-
-@torch.library.custom_op("mmflow::modulate", mutates_args=())
-def modulate_op(x: Tensor, shift: Tensor, scale: Tensor, lengths: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """The modulated rows, rounded once, and the norm's mean and inverse deviation of each row."""
-    exact = _exact(x)
-    normed, mean, inverse = aten.native_layer_norm(exact, x.shape[-1:], None, None, eps)
-    shift, scale = shift.to(exact.dtype), scale.to(exact.dtype)
-    return affine_rows(normed, shift, scale, lengths).to(x.dtype), mean, inverse
-
-
-@modulate_op.register_fake
-def _(x: Tensor, shift: Tensor, scale: Tensor, lengths: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    _, mean, inverse = aten.native_layer_norm(_exact(x), x.shape[-1:], None, None, eps)
-    return torch.empty_like(x), mean, inverse
-
-
-@torch.library.custom_op("mmflow::modulate_backward", mutates_args=())
-def modulate_backward(
-    grad: Tensor, x: Tensor, scale: Tensor, mean: Tensor, inverse: Tensor, lengths: Tensor, eps: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients by x, shift and scale; the normalised rows are computed again."""
-    width, exact, grad = x.shape[-1:], _exact(x), _exact(grad)
-    normed = aten.native_layer_norm(exact, width, None, None, eps)[0]
-    dscale = sum_rows(normed.mul_(grad), lengths)
-    wide = scale.to(exact.dtype)
-    slope = affine_rows(grad, torch.zeros_like(wide), wide, lengths)
-    masks = [True, False, False]
-    dx = aten.native_layer_norm_backward(slope, exact, width, mean, inverse, None, None, masks)[0]
-    return dx.to(x.dtype), sum_rows(grad, lengths).to(scale.dtype), dscale.to(scale.dtype)
-
-
-@modulate_backward.register_fake
-def _(
-    grad: Tensor, x: Tensor, scale: Tensor, mean: Tensor, inverse: Tensor, lengths: Tensor, eps: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.empty_like(x), torch.empty_like(scale), torch.empty_like(scale)
-
-
-def _modulate_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    x, _, scale, lengths, ctx.eps = inputs
-    ctx.mark_non_differentiable(output[1], output[2])
-    ctx.save_for_backward(x, scale, output[1], output[2], lengths)
-
-
-def _modulate_gradients(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-    x, scale, mean, inverse, lengths = ctx.saved_tensors
-    return *modulate_backward(grad.contiguous(), x, scale, mean, inverse, lengths, ctx.eps), None, None
-
-
-modulate_op.register_autograd(_modulate_gradients, setup_context=_modulate_setup)

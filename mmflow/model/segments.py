@@ -2,13 +2,11 @@
 
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from mmflow.model.attention import AbstractAttention
-from mmflow.model.fused import modulated
 from mmflow.model.ragged import affine_rows, gate_rows
 
 NORM_EPS = 1e-6
@@ -25,9 +23,7 @@ class Segments:
 
     def modulate(self, x: Rows, shift: Float[Tensor, "B D"], scale: Float[Tensor, "B D"]) -> Rows:
         """LayerNorm without affine, then x (1 + scale) + shift per sample."""
-        if self.dense and torch.compiler.is_compiling():
-            return self.affine(normalise(x), shift, scale)  # which the compiler fuses
-        return modulated(x, shift, scale, self.lengths, NORM_EPS)
+        return self.affine(normalise(x), shift, scale)
 
     def affine(self, x: Rows, shift: Float[Tensor, "B D"], scale: Float[Tensor, "B D"]) -> Rows:
         """x (1 + scale) + shift per sample."""
