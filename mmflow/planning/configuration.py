@@ -7,7 +7,8 @@ from typing import Any
 
 from mmflow.cli import MmflowCLI
 from mmflow.model.mmdit import MMDiT
-from mmflow.planning.frozen import Network, frozen_networks
+from mmflow.planning.aside import Aside, aside
+from mmflow.planning.frozen import BYTES, Network, frozen_networks
 from mmflow.planning.memory import FP32, Shape
 from mmflow.planning.plan import Job
 from mmflow.train.optim import Muon, is_hidden
@@ -24,12 +25,18 @@ class Planned:
         job: what is planned.
         networks: the frozen networks beside it.
         context_width: of text features.
+        aside: memory of what comes between steps.
+        precision: of the run's arithmetic.
+        recompute: what the configuration computes again.
         notes: assumptions, in words.
     """
 
     job: Job
     networks: tuple[Network, ...]
     context_width: int
+    aside: Aside
+    precision: str
+    recompute: str
     notes: tuple[str, ...]
 
 
@@ -61,12 +68,13 @@ def planned(config: Path, overrides: Sequence[str], words: int) -> Planned:
         notes.append(f"captions of {words} tokens (--words)")
     media = dict(data.mix.media())
     sizes = data.mix.framing.sizes
-    mix = []
+    mix, pixels = [], []
     for medium, share in media.items():
         frames = 1 if medium == "picture" else data.mix.framing.frames
         for height, width in sizes:
             _, t, h, w = data.encoders.latent_shape(frames, height, width)
             mix.append((share / len(sizes), Shape(1, (t, h, w), words)))
+            pixels.append((frames, height, width))
     if len(sizes) > 1:
         notes.append(f"all {len(sizes)} sizes come equally often")
     unit = max(1, round(1 / min(share for share, _ in mix)))
@@ -75,7 +83,15 @@ def planned(config: Path, overrides: Sequence[str], words: int) -> Planned:
     moments = sum(p.numel() * FP32 * (1 if muon and is_hidden(name, p) else 2) for name, p in model.named_parameters())
     networks = frozen_networks(given["data"])
     notes += [f"{n.key}: {n.name} is not counted" for n in networks if n.bytes is None]
-    notes += [f"{n.key}: {n.name}, {n.bytes / 1e9:.2f} GB" for n in networks if n.bytes is not None]
+    notes += [
+        f"{n.key}: {n.name}, {n.bytes / 1e9:.2f} GB by its published size" for n in networks if n.bytes is not None
+    ]
+    about = given["data"]["autoencoder"].get("init_args") or {}
+    item = 0 if about.get("device") == "cpu" else BYTES[about.get("dtype") or "fp32"]
+    previews = given.get("previews") or {}
+    numbers = [previews.get(name, default) for name, default in (("num_pictures", 12), ("num_clips", 4))]
+    between = aside(model, data.encoders.autoencoder, shapes, pixels, max(numbers), item)
+    notes += between.notes
     steps = given["trainer"].get("max_steps")
     job = Job(
         model,
@@ -86,5 +102,7 @@ def planned(config: Path, overrides: Sequence[str], words: int) -> Planned:
         1,
         float(sum(n.bytes or 0 for n in networks)),
         module.precision != "fp32",
+        between.peak,
     )
-    return Planned(job, tuple(networks), text.context_width, tuple(notes))
+    precision, recompute = module.precision, module.parallel.recompute
+    return Planned(job, tuple(networks), text.context_width, between, precision, recompute, tuple(notes))

@@ -160,9 +160,16 @@ def _tracked(model: MMDiT, shapes: Sequence[Shape], dtype: torch.dtype | None, m
         weights = _bytes(tracker, "current", "PARAM")
         saved = _bytes(tracker, "current", "Total") - weights
         loss.backward()  # type: ignore[no-untyped-call]
-    matrices = sum(p.numel() for p in model.parameters() if p.ndim > 1)
+    # A block that is computed again casts its weights again, and keeps no copy of them.
+    again = [block for block in model.blocks if "forward" in block.__dict__]
+    matrices = _matrices(model) - sum(_matrices(block) for block in again)
     copies = 0 if dtype is None else 2 * matrices
     return StepMemory(saved, _bytes(tracker, "peak", "TEMP"), copies, weights)
+
+
+def _matrices(module: nn.Module) -> int:
+    """Numbers of the weights that autocast casts."""
+    return sum(p.numel() for p in module.parameters() if p.ndim > 1)
 
 
 def _bytes(tracker: MemTracker, when: str, kind: str) -> int:
@@ -187,15 +194,25 @@ class RankMemory:
     step: float
     gathered: float
     frozen: float
+    aside: float = 0.0
+    """At the peak of what comes between steps: encoding, previews, saving."""
 
     @property
     def total(self) -> float:
-        """All of it."""
-        return self.weights + self.moments + self.averages + self.step + self.gathered + self.frozen
+        """All that there is at the worst moment, in a step or between two."""
+        lasting = self.weights + self.moments + self.averages + self.frozen
+        return lasting + max(self.step + self.gathered, self.aside)
 
 
 def rank_memory(
-    model: MMDiT, step: StepMemory, moments: float, averages: int, shards: int, half: bool, frozen: float
+    model: MMDiT,
+    step: StepMemory,
+    moments: float,
+    averages: int,
+    shards: int,
+    half: bool,
+    frozen: float,
+    aside: float = 0.0,
 ) -> RankMemory:
     """A rank's share. What is cut is weights, gradients, moments and averages; activations are its own samples'.
 
@@ -207,10 +224,11 @@ def rank_memory(
         shards: ranks that one copy of the weights is cut over; 1 is DDP.
         half: shards are gathered in bf16.
         frozen: bytes of frozen networks.
+        aside: bytes at the peak of what comes between steps.
     """
     weights = FP32 * sum(p.numel() for p in model.parameters())
     own = step.peak if shards == 1 else max(step.saved - step.copies, weights / shards) + step.passing
     # Two blocks are gathered at a time, one of which is computed with; its gradients are whole before they are cut.
     largest = max(sum(p.numel() for p in block.parameters()) for block in model.blocks)
     gathered = 0.0 if shards == 1 else largest * (2 * (2 if half else FP32) + FP32)
-    return RankMemory(weights / shards, moments / shards, averages * weights / shards, own, gathered, frozen)
+    return RankMemory(weights / shards, moments / shards, averages * weights / shards, own, gathered, frozen, aside)
