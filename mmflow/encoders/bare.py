@@ -26,8 +26,9 @@ def bare_autoencoder(channels: int, stride: tuple[int, int, int]) -> Any:
     require("diffusers", "transformers")
     import diffusers
 
+    network: Any = None
     if tuple(stride) == (1, 8, 8):
-        return diffusers.AutoencoderKL(**SD3 | {"latent_channels": channels}).eval()
-    if tuple(stride) == (4, 8, 8) and channels == 16:
-        return diffusers.AutoencoderKLWan().eval()
-    return None
+        network = diffusers.AutoencoderKL(**SD3 | {"latent_channels": channels})
+    elif tuple(stride) == (4, 8, 8) and channels == 16:
+        network = diffusers.AutoencoderKLWan()
+    return None if network is None else network.eval()

@@ -95,7 +95,7 @@ class Stream(nn.Module):
         shift2, scale2, gate2 = mods[3:6]
         first, activation, second = self.mlp
         hidden = first(segments.modulate(x, shift2, scale2))
-        assert isinstance(activation, nn.GELU)
+        assert isinstance(activation, nn.GELU) and isinstance(second, nn.Linear)
         mixed = gelu_linear(hidden, second.weight, second.bias, activation.approximate)
         return segments.gated_add(x, mixed, gate2)
 

@@ -101,8 +101,8 @@ def _norms(g: torch.Generator, width: int, dtype: torch.dtype) -> tuple[Tensor, 
 
 def _attention(g: torch.Generator, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     q, k, v = (torch.randn(2, TOKENS, width // 64, 64, generator=g).to(dtype) for _ in range(3))
-    wide = (x.double().transpose(1, 2) for x in (q, k, v))
-    return SdpaAttention().dense(q, k, v), F.scaled_dot_product_attention(*wide).transpose(1, 2)
+    wide_q, wide_k, wide_v = (x.double().transpose(1, 2) for x in (q, k, v))
+    return SdpaAttention().dense(q, k, v), F.scaled_dot_product_attention(wide_q, wide_k, wide_v).transpose(1, 2)
 
 
 def _loss(g: torch.Generator, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -190,8 +190,8 @@ class FlowModule(pl.LightningModule):
         self._step_losses = {}
         values = {"train/loss": sums[:, 0].sum() / batch.planned}
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            media = zip(("picture", "clip"), sums, strict=True)
-            values |= {f"train/loss_{n}": s[0] / s[1] for n, s in media if s[1] > 0}
+            by_medium = zip(("picture", "clip"), sums, strict=True)
+            values |= {f"train/loss_{n}": s[0] / s[1] for n, s in by_medium if s[1] > 0}
         self.log_dict(values, batch_size=batch.planned)
 
     def configure_gradient_clipping(
