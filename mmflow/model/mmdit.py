@@ -197,7 +197,7 @@ class MMDiT(AbstractBackbone):
             return conditioning
         text = conditioning.text
         context = self.context_embedding(text.context.to(self.context_embedding.weight.dtype))
-        return Prepared(text, conditioning.known, context, self.pooled_embedding(text.pooled))
+        return Prepared(text, conditioning.known, conditioning.framed, context, self.pooled_embedding(text.pooled))
 
     def forward(self, z: Groups, t: Float[Tensor, " B"], conditioning: Conditioning) -> Groups:
         """Output in the shapes of z, fp32.

@@ -6,7 +6,7 @@ computed again to save memory does not count.
 
 import time
 from collections import deque
-from typing import Any, Protocol, final
+from typing import Any, Protocol, final, runtime_checkable
 
 import lightning.pytorch as pl
 import torch
@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import Callback
 from mmflow.batch import Batch
 
 
+@runtime_checkable
 class Meter(Protocol):
     """Knows what a step costs and what a device can do."""
 
