@@ -60,8 +60,8 @@ def _varlen(lengths: Tensor, key_lengths: Tensor, device: torch.device) -> tuple
     return *ends, *longest  # type: ignore[return-value]
 
 
-def _sums_shape(q: Tensor) -> tuple[int, ...]:
-    """Of the logarithms of the softmax's sums, as each way keeps them."""
+def _sums_shape(q: Tensor) -> tuple[Any, ...]:
+    """Of the logarithms of the softmax's sums, as each way keeps them; symbols where the compiler looks."""
     if _is_varlen(q):
         return q.shape[1], q.shape[0]
     return (q.shape[0], q.shape[1]) if _is_fused(q) else (0,)

@@ -109,7 +109,8 @@ class FlowModule(pl.LightningModule):
         if not next(self.backbone.parameters()).is_meta:
             return
         mesh = self._device_mesh
-        self.is_compiled = compiles(self.parallel, self.device.type, self.trainer.training)
+        trains = self._trainer is not None and self._trainer.training
+        self.is_compiled = compiles(self.parallel, self.device.type, trains)
         lay_out(self.backbone, replace(self.parallel, compile=self.is_compiled), mesh, self.autocast_dtype)
         if mesh is None:
             self._first_weights(self.backbone, self.device)

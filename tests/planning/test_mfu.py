@@ -1,11 +1,13 @@
 """The two numbers of a utilisation, and the share that a run states."""
 
 from types import SimpleNamespace
+from unittest.mock import Mock
 
+import lightning.pytorch as pl
 import pytest
 import torch
 
-from mmflow.batch import Conditioning
+from mmflow.batch import Batch, Conditioning
 from mmflow.model.mmdit import MMDiT
 from mmflow.planning import peak
 from mmflow.planning.flops import load_of, step_flops
@@ -16,9 +18,9 @@ from tests.conftest import features
 BF16, CPU = torch.bfloat16, torch.device("cpu")
 
 
-def batch(lengths: list[int]) -> SimpleNamespace:
+def batch(lengths: list[int]) -> Mock:
     z = torch.empty(2, 4, 1, 8, 8), torch.empty(0, 4, 1, 4, 4), torch.empty(1, 4, 4, 8, 8)
-    return SimpleNamespace(latents=z, conditioning=Conditioning(features(lengths, 32, 24)))
+    return Mock(spec=Batch, latents=z, conditioning=Conditioning(features(lengths, 32, 24)))
 
 
 def test_a_bag_costs_what_its_samples_cost() -> None:
@@ -57,8 +59,8 @@ def test_a_processor_is_probed_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_share_is_flops_over_seconds_and_peak() -> None:
     meter = SimpleNamespace(peak=lambda device, dtype: (100.0, "given"), flops=lambda network, batch: 30.0)
     speed = Throughput(meter=meter)
-    module = SimpleNamespace(device=CPU, autocast_dtype=None)
-    speed.on_train_start(SimpleNamespace(is_global_zero=False), module)  # type: ignore[arg-type]
+    module = Mock(spec=pl.LightningModule, device=CPU, autocast_dtype=None)
+    speed.on_train_start(Mock(spec=pl.Trainer, is_global_zero=False), module)
     assert speed._peak == 100 and speed.mfu is None
     speed._flops = 60.0
     speed._marks.extend([(1.0, 0, 0, 0.0), (2.0, 8, 8, 30.0), (3.0, 16, 16, 60.0)])

@@ -2,12 +2,13 @@
 
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmflow.batch import Conditioning, TextFeatures
+from mmflow.batch import Batch, Conditioning, TextFeatures
 from mmflow.flow.density import LogitNormal
 from mmflow.flow.objective import FlowObjective
 from mmflow.flow.shift import SizeShift
@@ -109,7 +110,7 @@ def test_the_module_s_own_step_asks_for_nothing_but_where_it_is_logged() -> None
         _step_losses={}, trainer=told, global_step=0, log_dict=lambda values, batch_size: logged.update(values)
     )
     z = torch.empty(2, 4, 1, 8, 8, device="meta"), torch.empty(1, 4, 4, 8, 8, device="meta")
-    batch = SimpleNamespace(latents=z, closes_step=True, planned=3)
+    batch = Mock(spec=Batch, latents=z, closes_step=True, planned=3)
     with Trap():
         FlowModule._log_step(module, batch, torch.empty(3, device="meta"))  # type: ignore[arg-type]
     assert set(logged) == {"train/loss"}
