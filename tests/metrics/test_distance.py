@@ -27,6 +27,17 @@ def test_frechet_distance_of_gaussians_in_closed_form() -> None:
     assert frechet_distance(a, a[::-1] + 2) == pytest.approx(12.0)
 
 
+def test_frechet_distance_of_known_moments_is_exact() -> None:
+    """Samples whose mean and covariance are exactly mu and diag(s): |mu_a - mu_b|^2 + sum (sqrt s_a - sqrt s_b)^2."""
+    white = RNG.normal(size=(500, 3))
+    white -= white.mean(0)
+    white = white @ np.linalg.inv(np.linalg.cholesky(np.cov(white, rowvar=False))).T
+    mu, s = np.array([[1.0, -2.0, 0.5], [0.0, 1.0, 3.0]]), np.array([[1.0, 4.0, 9.0], [4.0, 0.25, 1.0]])
+    a, b = (white * np.sqrt(s[i]) + mu[i] for i in range(2))
+    assert frechet_distance(a, b) == pytest.approx((1 + 9 + 6.25) + (1 + 2.25 + 4), rel=1e-9)
+    assert frechet_distance(RNG.permutation(a), b) == pytest.approx(frechet_distance(a, b), rel=1e-9)
+
+
 def test_frechet_distance_is_that_of_the_matrix_root() -> None:
     a, b = RNG.normal(size=(400, 12)) @ RNG.normal(size=(12, 12)), RNG.normal(size=(300, 12)) + 0.3
     (mu_a, s_a), (mu_b, s_b) = moments(a), moments(b)
@@ -51,6 +62,8 @@ def test_few_pictures_have_a_finite_distance_and_a_warning_that_offers_the_kerne
 def test_kernel_distance_is_unbiased_and_its_subsets_agree() -> None:
     draws = [kernel_distance(*RNG.normal(size=(2, 40, 4))) for _ in range(200)]
     assert abs(np.mean(draws)) < 3 * np.std(draws) / 200**0.5
+    split = RNG.normal(size=(2000, 4))
+    assert abs(kernel_distance(split[::2], split[1::2])) < 0.02  # of a set with its own other half; +1 in mean gives 5
     a, b = RNG.normal(size=(700, 4)), RNG.normal(size=(600, 4)) + 1
     mean, deviation = kernel_distance_of_subsets(a, b, subsets=60, size=100)
     assert mean == pytest.approx(kernel_distance(a, b), abs=4 * deviation / 60**0.5)

@@ -1,11 +1,13 @@
 """ImageReward: its published layout, and its numbers by BLIP's arithmetic written out."""
 
 import importlib.util
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import conv2d, gelu, layer_norm, linear, scaled_dot_product_attention
@@ -126,3 +128,17 @@ def test_the_published_layout_key_by_key() -> None:
 
 def test_rewards_are_normalised_by_the_publisher_s_constants() -> None:
     assert (MEAN, STD) == (0.16717362830052426, 1.0333394966054072)
+
+
+FOLDER = Path(os.environ.get("MMFLOW_IMAGE_REWARD", ""))
+"""With ImageReward.pt, bert-base-uncased/ and 1.webp to 4.webp of the publisher's assets/images."""
+
+
+@pytest.mark.published
+@pytest.mark.skipif("MMFLOW_IMAGE_REWARD" not in os.environ, reason="needs weights: MMFLOW_IMAGE_REWARD names a folder")
+def test_the_publisher_s_example() -> None:
+    """Pictures, prompt and rewards of the README of THUDM/ImageReward."""
+    pictures = [np.asarray(Image.open(FOLDER / f"{i}.webp").convert("RGB"))[None] for i in range(1, 5)]
+    prompt = "a painting of an ocean with clouds and birds, day time, low depth field effect"
+    scorer = ImageReward(str(FOLDER / "ImageReward.pt"), str(FOLDER / "bert-base-uncased"))
+    assert scorer.score(pictures, [prompt] * 4) == pytest.approx([0.5812, 0.2745, -1.4132, -2.0296], abs=0.005)

@@ -90,6 +90,19 @@ def test_ranks_are_averaged_over_controls_and_not_metrics() -> None:
     assert ranks.tolist() == pytest.approx([5 / 3, 4 / 3])
 
 
+def test_average_ranks_of_the_paper_are_whole_numbers_over_24_controls() -> None:
+    """The paper's Table 1: 1.54, 2.08, 2.71, 5.67 and 15.58 are means of 24 ranks, and of no other unit."""
+    sums = {1.54: 37, 2.08: 50, 2.71: 65, 5.67: 136, 15.58: 374}
+    ladder = np.arange(1, 17, dtype=float)  # one variant on every front, so that a value is its rank
+    rows = [ladder + np.zeros((24, 1))]
+    for total in sums.values():
+        low, above = divmod(total, 24)
+        rows.append(np.array([[low + (i < above)] for i in range(24)], float))
+    values = np.concatenate(rows, 1)[:, None, :, None]
+    ranks = Measured(values, np.zeros_like(values), (False,)).ranks()[len(ladder) :]
+    assert (24 * ranks).tolist() == pytest.approx(list(sums.values())) and np.round(ranks, 2).tolist() == list(sums)
+
+
 def test_61_rows_are_ranked_in_a_moment() -> None:
     rng = np.random.default_rng(0)
     values = rng.normal(size=(24, 1, 61, 2))
