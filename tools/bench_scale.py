@@ -1,149 +1,175 @@
 """How time and memory grow: group `growth` of tools/bench.py.
 
-Forward and backward, width 128 (depth 2) for tokens and samples, width 64 d for depth d with tokens chosen to keep
-steps short. Each length is measured in turn with the shortest, so `ours` is the longer's seconds and `peer` what they
-would be if a token cost as much as it does there, plus attention's own share. That share is taken out by measurement:
-attention alone, forward and backward, on tensors of the same shapes. Memory is followed on tensors without storage,
-which is exact.
+Forward and backward. Tokens and samples: depth 2, width 128. Depth: blocks of width 256, from two to twenty-four of
+them, for MMDiT's own width grows with its depth. Captions have 16 tokens.
+
+Each size is measured in turn with a smaller one, whose seconds are scaled by what the larger has more of matrix
+products: that is tokens, but for the last block's context, which no MLP follows. Attention's share is taken out at its
+place: a backend that adds q, k and v instead of comparing them. How much it is of the longest is told beside. Memory is
+followed on tensors without storage, which is exact.
 """
 
+import copy
 from collections.abc import Callable
-from itertools import pairwise
+from dataclasses import dataclass
+from typing import final
 
 import torch
 from bench_measure import Figure, Setting, interleaved
+from torch import Tensor, nn
 
 from mmflow.batch import Conditioning, TextFeatures
-from mmflow.model.attention import make_attention
+from mmflow.model.attention import AbstractAttention, SdpaAttention
 from mmflow.model.mmdit import MMDiT
 from mmflow.planning.flops import Load, step_flops
 from mmflow.planning.memory import Shape, step_memory
 from mmflow.train.parallel import Parallel, lay_out
 
-WORDS = 16
+WORDS, DEPTH, WIDE = 16, 2, 4
 FLAT, SAVED, DEARER = 1.10, 0.60, 1.35
 TOKENS = (256, 1024, 4096, 16384)
+"""Of one sample; a step holds as many samples as make the last."""
 SAMPLES = (1, 4, 16, 64)
-DEPTHS = (2, 4, 8, 16, 24)
+"""Of 256 tokens."""
+BLOCKS = (2, 4, 8, 16, 24)
 
 
-def build(depth: int, device: torch.device, recompute: str = "none") -> MMDiT:
-    """A model of pictures of 4 channels."""
+@final
+@dataclass(frozen=True)
+class WithoutAttention(AbstractAttention):
+    """All that is linear in the tokens stays: queries, keys and values are made, normalised and get gradients."""
+
+    def dense(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return q + k + v
+
+    def ragged(self, q: Tensor, k: Tensor, v: Tensor, lengths: Tensor, key_lengths: Tensor | None = None) -> Tensor:
+        return q + k + v
+
+
+@dataclass(frozen=True)
+class Step:
+    """Samples of `tokens` visual tokens through a network."""
+
+    model: MMDiT
+    samples: int
+    tokens: int
+
+    @property
+    def side(self) -> int:
+        """Height and width of the latents."""
+        return 2 * round(self.tokens**0.5)
+
+    @property
+    def products(self) -> int:
+        """FLOPs of all but attention."""
+        return step_flops(self.model, [Load(self.samples, 1, self.tokens, WORDS)]).products
+
+    @property
+    def kept(self) -> float:
+        """Bytes kept for the backward, of a model on the meta device."""
+        return step_memory(self.model, [Shape(self.samples, (1, self.side, self.side), WORDS)], None).saved
+
+    def passes(self, device: torch.device) -> Callable[[], None]:
+        """Forward and backward."""
+        z = torch.randn(self.samples, 4, 1, self.side, self.side, device=device)
+        t = torch.rand(self.samples, device=device)
+        text = TextFeatures(
+            torch.randn(self.samples * WORDS, 64, device=device),
+            torch.full((self.samples, 1), WORDS),
+            torch.randn(self.samples, 32, device=device),
+        )
+
+        def run() -> None:
+            for parameter in self.model.parameters():
+                parameter.grad = None
+            (out,) = self.model((z,), t, Conditioning(text))
+            out.square().mean().backward()
+
+        return run
+
+
+def build(
+    depth: int,
+    device: torch.device,
+    recompute: str = "none",
+    blocks: int | None = None,
+    attention: AbstractAttention | None = None,
+) -> MMDiT:
+    """A model of pictures of 4 channels, with blocks of its own width left out or repeated."""
     with device:
         model = MMDiT(depth, 4, 64, 32, 2, None, 32)
+    if blocks is not None:
+        inner, last = model.blocks[0], model.blocks[-1]
+        model.blocks = nn.ModuleList([*(copy.deepcopy(inner) for _ in range(blocks - 1)), last])
+    model.attention = attention or SdpaAttention()
     lay_out(model, Parallel(recompute=recompute), None, None)  # type: ignore[arg-type]
     return model
 
 
-def passes(model: MMDiT, samples: int, side: int, device: torch.device) -> Callable[[], None]:
-    """Forward and backward on pictures of side x side latents."""
-    z, t = torch.randn(samples, 4, 1, side, side, device=device), torch.rand(samples, device=device)
-    text = TextFeatures(
-        torch.randn(samples * WORDS, 64, device=device),
-        torch.full((samples, 1), WORDS),
-        torch.randn(samples, 32, device=device),
-    )
-
-    def run() -> None:
-        for parameter in model.parameters():
-            parameter.grad = None
-        (out,) = model((z,), t, Conditioning(text))
-        out.square().mean().backward()
-
-    return run
-
-
-def attention_alone(depth: int, samples: int, side: int, device: torch.device) -> Callable[[], None]:
-    """The model's attention calls, forward and backward, and nothing else."""
-    shape = samples, (side // 2) ** 2 + WORDS, depth, 64
-    q, k, v = (torch.randn(shape, device=device, requires_grad=True) for _ in range(3))
-    attention, grad = make_attention("sdpa"), torch.ones(shape, device=device)
-
-    def run() -> None:
-        for _ in range(depth):
-            torch.autograd.grad(attention.dense(q, k, v), (q, k, v), grad)
-
-    return run
-
-
 def growth(setting: Setting) -> list[Figure]:
     """Tokens per sample, samples per step, depth, and recomputation."""
-    return [*by_tokens(setting), *by_samples(setting), *memory_lines(), *by_depth(setting), *recomputed(setting)]
+    return [*by_tokens(setting), *by_samples(setting), *by_depth(setting), *memory_lines(), *recomputed(setting)]
 
 
-def rest(setting: Setting, depth: int, samples: int, side: int) -> tuple[list[float], int]:
-    """Seconds of each repeat of all but attention, and the tokens they were for."""
-    model = build(depth, setting.device)
-    sides = passes(model, samples, side, setting.device), attention_alone(depth, samples, side, setting.device)
-    whole, alone = interleaved(setting, *sides)
-    return [a - b for a, b in zip(whole, alone, strict=True)], samples * ((side // 2) ** 2 + WORDS)
-
-
-def per_token(name: str, measured: list[tuple[str, list[float], int]]) -> list[Figure]:
-    """Each against the cheapest per token of those before it."""
-    figures = []
-    for (_, base, base_tokens), (what, longer, tokens) in pairwise(measured):
-        linear = tuple(seconds * tokens / base_tokens for seconds in base)
-        figures.append(Figure(f"{name} {what}: time per token, attention aside", tuple(longer), linear, FLAT, "within"))
-    return figures
+def flat(setting: Setting, name: str, larger: Step, smaller: Step) -> Figure:
+    """The larger's seconds against the smaller's, scaled."""
+    ours, base = interleaved(setting, larger.passes(setting.device), smaller.passes(setting.device))
+    scale = larger.products / smaller.products
+    return Figure(f"{name}: time per token, attention aside", ours, tuple(scale * s for s in base), FLAT, "within")
 
 
 def by_tokens(setting: Setting) -> list[Figure]:
-    """256 to 16k tokens of one sample; the shortest are taken eight at a time, or fixed costs would hide in them."""
-    measured = []
-    for tokens in TOKENS:
-        side, samples = 2 * round(tokens**0.5), max(1, 2048 // tokens)
-        measured.append((f"{tokens}", *rest(setting, 2, samples, side)))
-    return per_token("tokens", measured)
+    """Of a sample, at equal tokens of a step; against the shortest. And what attention adds to the longest."""
+    model = build(DEPTH, setting.device, attention=WithoutAttention())
+    first, *rest = (Step(model, TOKENS[-1] // tokens, tokens) for tokens in TOKENS)
+    figures = [flat(setting, f"{step.tokens} tokens a sample over {first.tokens}", step, first) for step in rest]
+    with_attention = Step(build(DEPTH, setting.device), 1, TOKENS[-1]).passes(setting.device)
+    ours, without = setting.seconds(with_attention), setting.seconds(rest[-1].passes(setting.device))
+    told = f"{TOKENS[-1]} tokens a sample: with attention over without, once"
+    return [*figures, Figure(told, (ours,), (without,), 0.0, "told")]
 
 
 def by_samples(setting: Setting) -> list[Figure]:
-    """1 to 64 samples of 256 tokens."""
-    return per_token("samples", [(f"{n}", *rest(setting, 2, n, 32)) for n in SAMPLES])[1:]
+    """Of 256 tokens each; against the number before."""
+    model = build(DEPTH, setting.device, attention=WithoutAttention())
+    steps = [Step(model, samples, TOKENS[0]) for samples in SAMPLES]
+    return [
+        flat(setting, f"{larger.samples} samples over {smaller.samples}", larger, smaller)
+        for smaller, larger in zip(steps, steps[1:], strict=False)
+    ]
 
 
 def by_depth(setting: Setting) -> list[Figure]:
-    """Depth 2 to 24: seconds against the matrix products' own growth, for the widths grow with the depth."""
-    figures = []
-    before: tuple[tuple[float, ...], int] | None = None
-    for depth in DEPTHS:
-        model = build(depth, setting.device)
-        run = passes(model, 1, 16, setting.device)
-        run()
-        seconds = tuple(setting.seconds(run) for _ in range(min(3, setting.repeats)))
-        flops = step_flops(model, [Load(1, 1, 64, WORDS)]).total
-        if before is not None:
-            scaled = tuple(s * flops / before[1] for s in before[0])
-            figures.append(Figure(f"depth {depth}: time per product, to the one before", seconds, scaled, FLAT, "told"))
-        before = seconds, flops
-        del model
-    return figures
+    """Blocks of one width; against the fewest."""
+    first, *rest = (
+        Step(build(WIDE, setting.device, blocks=blocks, attention=WithoutAttention()), 4, TOKENS[0])
+        for blocks in BLOCKS
+    )
+    return [flat(setting, f"{len(step.model.blocks)} blocks over {BLOCKS[0]}", step, first) for step in rest]
 
 
 def memory_lines() -> list[Figure]:
     """Bytes instead of seconds: what is kept for the backward, against a line through the origin."""
-    model, meta = build(4, torch.device("meta")), {}
-    for tokens in TOKENS:
-        side = 2 * round(tokens**0.5)
-        meta[tokens] = float(step_memory(model, [Shape(1, (1, side, side), WORDS)], None).saved)
+    meta = torch.device("meta")
+    model = build(DEPTH, meta)
+    tokens = [(f"{n} tokens a sample", Step(model, 1, n), n + WORDS) for n in (TOKENS[0], TOKENS[-1])]
+    samples = [(f"{n} samples", Step(model, n, TOKENS[0]), n) for n in (SAMPLES[0], SAMPLES[-1])]
+    blocks = [(f"{n} blocks", Step(build(WIDE, meta, blocks=n), 4, TOKENS[0]), n) for n in (BLOCKS[0], BLOCKS[-1])]
     figures = []
-    for tokens in TOKENS[1:]:
-        linear = meta[TOKENS[0]] * (tokens + WORDS) / (TOKENS[0] + WORDS)
-        name = f"tokens {tokens}: bytes kept for the backward"
-        figures.append(Figure(name, (meta[tokens] / 1e6,), (linear / 1e6,), FLAT, "within", unit="MB"))
+    for (before, smaller, least), (after, larger, most) in (tokens, samples, blocks):
+        name, linear = f"{after} over {before.split()[0]}: bytes kept for the backward", smaller.kept * most / least
+        figures.append(Figure(name, (larger.kept / 1e6,), (linear / 1e6,), FLAT, "within", unit="MB"))
     return figures
 
 
 def recomputed(setting: Setting) -> list[Figure]:
     """Blocks computed again in the backward: what that saves, and what it costs."""
-    shape, meta = Shape(4, (1, 32, 32), WORDS), torch.device("meta")
-    kept = step_memory(build(8, meta), [shape], None).saved
-    figures = []
+    meta, figures = torch.device("meta"), []
+    kept = Step(build(2 * WIDE, meta), 4, TOKENS[0]).kept
     for how in ("block", "selective"):
-        saved = step_memory(build(8, meta, how), [shape], None).saved
-        plain, again = build(4, setting.device), build(4, setting.device, how)
-        sides = passes(again, 4, 32, setting.device), passes(plain, 4, 32, setting.device)
-        pairs = interleaved(setting, *sides)
+        saved = Step(build(2 * WIDE, meta, how), 4, TOKENS[0]).kept
+        again, plain = (Step(build(WIDE, setting.device, each), 4, TOKENS[0]) for each in (how, "none"))
+        pairs = interleaved(setting, again.passes(setting.device), plain.passes(setting.device))
         kind = "within" if how == "block" else "told"
         figures.append(Figure(f"recompute {how}: time", *pairs, DEARER, kind))  # type: ignore[arg-type]
         memory = Figure(

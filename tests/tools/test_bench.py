@@ -88,8 +88,7 @@ def test_every_group_measures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mixed, "SAMPLES", 6)
     assert len(mixed.mixed(setting)) == 4
     sample = load("bench_sample")
-    monkeypatch.setattr(sample, "DEPTH", 1)
-    assert len(sample.sample(setting, batches=(1,), steps=3)) == 1
+    assert len(sample.sample(setting, {1: 1}, steps=3)) == 1
     quality = load("bench_quality")
     for name, value in (("STEPS", 10), ("PICTURES", 40), ("JUDGED", 2), ("BATCH", 2), ("MOST", 1)):
         monkeypatch.setattr(quality, name, value)
