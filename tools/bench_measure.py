@@ -30,7 +30,7 @@ class Setting:
         device: where both sides run.
         repeats: interleaved pairs.
         clock: `wall`, or `cpu`: the process's own processor time, for a machine whose cores others use as well.
-        precisions: fp32, or fp32 and bf16 autocast.
+        precisions: fp32, bf16 autocast, or both.
         peaks: of the device, by precision, against which utilisation is stated.
     """
 

@@ -6,7 +6,6 @@ features to pixels, 256 x 256. Both run in fp32, as mmflow samples; the autoenco
 so that the figure is the sampler's. Text encoders are on neither side.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -84,12 +83,12 @@ def autoencoder() -> AutoencoderKL:
     ).eval()
 
 
-def sample(setting: Setting, depths: Mapping[int, int] = DEPTHS, steps: int = STEPS) -> list[Figure]:
+def sample(setting: Setting) -> list[Figure]:
     """One picture at a time, and eight."""
-    return [sampled(setting, batch, depth, steps) for batch, depth in depths.items()]
+    return [sampled(setting, batch, depth) for batch, depth in DEPTHS.items()]
 
 
-def sampled(setting: Setting, batch: int, depth: int, steps: int) -> Figure:
+def sampled(setting: Setting, batch: int, depth: int) -> Figure:
     """So many pictures at a time."""
     both = pair(depth, setting.device, qk_norm=True)
     codec = Codec(autoencoder().to(setting.device), both.ours.eval())
@@ -114,12 +113,12 @@ def sampled(setting: Setting, batch: int, depth: int, steps: int) -> Figure:
 
     for warm_up in (ours, theirs):
         warm_up(2)
-    pairs = interleaved(setting, partial(ours, steps), partial(theirs, steps), warm_up=0)
+    pairs = interleaved(setting, partial(ours, STEPS), partial(theirs, STEPS), warm_up=0)
     worst = float((kept["ours"] - kept["theirs"]).abs().max())
     assert worst <= EQUAL, f"the pictures differ by {worst:.2g}, more than {EQUAL}"
-    flops = steps * step_flops(both.ours, [Load(2 * batch, 1, (SIZE // 16) ** 2, WORDS)], backward=False).total
+    flops = STEPS * step_flops(both.ours, [Load(2 * batch, 1, (SIZE // 16) ** 2, WORDS)], backward=False).total
     about: dict[str, Any] = {"flops": flops, "peak": setting.peak("fp32").flops}
-    note = f"depth {depth}, {steps} steps; pictures equal to {worst:.1g}"
+    note = f"depth {depth}, {STEPS} steps; pictures equal to {worst:.1g}"
     return Figure(f"{batch} at a time, fp32", *pairs, REACH, **about, note=note)
 
 

@@ -12,6 +12,7 @@ followed on tensors without storage, which is exact.
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import final
 
 import torch
@@ -135,7 +136,7 @@ def by_samples(setting: Setting) -> list[Figure]:
     steps = [Step(model, samples, TOKENS[0]) for samples in SAMPLES]
     return [
         flat(setting, f"{larger.samples} samples over {smaller.samples}", larger, smaller)
-        for smaller, larger in zip(steps, steps[1:], strict=False)
+        for smaller, larger in pairwise(steps)
     ]
 
 

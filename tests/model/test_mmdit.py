@@ -179,3 +179,5 @@ def test_what_does_not_depend_on_t_may_be_done_before(design: Design) -> None:
     model.context_embedding.register_forward_hook(lambda *_: calls.append(None))
     model(z, t, ready)
     assert not calls
+    framed = torch.tensor([[8.0, 8.0, 0.0, 0.0], [16.0, 8.0, 4.0, 0.0]])
+    assert model.prepared(Conditioning(text, framed=framed)).framed is framed

@@ -11,6 +11,14 @@ import torch
 
 TOOLS = Path(__file__).parents[2] / "tools"
 CPU = torch.device("cpu")
+SMALLEST = {
+    "bench_step": {"DEPTH": 1, "SAMPLES": 1, "SIDE": 4, "WORDS": 3},
+    "bench_mixed": {"DEPTH": 1, "SAMPLES": 6},
+    "bench_sample": {"DEPTHS": {1: 1}, "STEPS": 3},
+    "bench_quality": {"STEPS": 10, "PICTURES": 40, "JUDGED": 2, "BATCH": 2, "MOST": 1},
+    "bench_scale": {"TOKENS": (64, 256), "SAMPLES": (1, 2), "BLOCKS": (2, 3)},
+}
+"""File -> its sizes, at which a group takes a second."""
 
 
 @pytest.fixture(autouse=True)
@@ -76,24 +84,35 @@ def test_the_products_of_a_step_are_its_flops(monkeypatch: pytest.MonkeyPatch) -
     assert counter.get_total_flops() == pytest.approx(flops.products + flops.attention * 6 / 7, rel=0.02)
 
 
-@pytest.mark.slow
-def test_every_group_measures(monkeypatch: pytest.MonkeyPatch) -> None:
-    setting = load("bench_measure").Setting(CPU, 1)
-    step = load("bench_step")
-    for name, value in (("DEPTH", 1), ("SAMPLES", 1), ("SIDE", 4), ("WORDS", 3)):
-        monkeypatch.setattr(step, name, value)
-    assert len(step.step(setting)) == 6 and len(step.limit(setting)) == 2
-    mixed = load("bench_mixed")
-    monkeypatch.setattr(mixed, "DEPTH", 1)
-    monkeypatch.setattr(mixed, "SAMPLES", 6)
-    assert len(mixed.mixed(setting)) == 4
-    sample = load("bench_sample")
-    assert len(sample.sample(setting, {1: 1}, steps=3)) == 1
-    quality = load("bench_quality")
-    for name, value in (("STEPS", 10), ("PICTURES", 40), ("JUDGED", 2), ("BATCH", 2), ("MOST", 1)):
-        monkeypatch.setattr(quality, name, value)
-    assert len(quality.quality(setting)) == 1
+def test_bf16_is_measured_where_there_are_instructions_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = load("bench")
+    for has, found in ((True, ["fp32", "bf16"]), (False, ["fp32"])):
+        monkeypatch.setattr(bench, "has_bf16_instructions", lambda has=has: has)
+        assert bench.usual_precisions("cpu") == found and bench.usual_precisions("cuda") == ["fp32", "bf16"]
+
+
+def test_growth_takes_attention_out_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every weight still gets a gradient, and depth is blocks of one width."""
     scale = load("bench_scale")
-    for name, value in (("TOKENS", (256, 1024)), ("SAMPLES", (1, 2)), ("DEPTHS", (2, 3))):
-        monkeypatch.setattr(scale, name, value)
-    assert len(scale.growth(setting)) >= 5
+    model = scale.build(2, CPU, blocks=3, attention=scale.WithoutAttention())
+    assert [block.context.last for block in model.blocks] == [False, False, True]
+    assert len({id(p) for p in model.parameters()}) == len(list(model.parameters()))
+    twice, once = (scale.Step(model, n, 16) for n in (2, 1))
+    assert twice.products == 2 * once.products
+    once.passes(CPU)()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.slow
+def test_every_group_measures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """On the smallest work; the quickstart's start-up, which knows no smaller, is left to the tool itself."""
+    measure = load("bench_measure")
+    setting = measure.Setting(CPU, 1, precisions=("fp32",))
+    for file, sizes in SMALLEST.items():
+        for name, value in sizes.items():
+            monkeypatch.setattr(load(file), name, value)
+    counts = {"step": 3, "limit": 1, "mixed": 2, "sample": 1, "quality": 1, "growth": 11}
+    found = {group: load("bench").measured(group, setting) for group in counts}
+    assert {group: len(figures) for group, figures in found.items()} == counts
+    measure.plot(found, tmp_path / "figures.png")
+    assert (tmp_path / "figures.png").stat().st_size > 0
