@@ -104,8 +104,8 @@ def parser() -> argparse.ArgumentParser:
     sub = verbs.add_parser("results", help="the page of results")
     sub.add_argument("runs", type=Path, nargs="+", metavar="RUN")
     sub.add_argument("--out", type=Path, default=Path("docs/results.md"))
-    sub.add_argument("--prompts", type=int, help="of each task, of runs not tested yet; 100 if not given")
-    sub.add_argument("--held-out", type=int, help="of each task and held-out split; 100 if not given")
+    sub.add_argument("--prompts", type=int, help="of each task; as tested, or 100, if not given")
+    sub.add_argument("--held-out", type=int, help="of each task and held-out split, likewise")
     sub.set_defaults(does=_results)
     for name in ("autoencoder", "efficiency", "results"):
         verbs.choices[name].add_argument("--device", default="cpu")

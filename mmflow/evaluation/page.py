@@ -72,8 +72,9 @@ def write_page(
         runs: run directories of the shapes world.
         out: the page.
         device: where networks work that measure the efficiency.
-        prompts: per task, of runs that are tested now; None is the configuration's number, 100 if it says none. At most
-            so many are asked of the efficiency, too.
+        prompts: per task; a run that was tested with other numbers is tested again. None is what a run was tested with,
+            or of one that was not the configuration's number, 100 if it says none. At most so many are asked of the
+            efficiency, too.
         held_out: per task and held-out split, likewise.
 
     Raises:
@@ -85,7 +86,7 @@ def write_page(
         if not (run / "config.yaml").is_file():
             raise ValueError(f"{run} is no run directory: it has no config.yaml")
         step = int(checkpoint_name(run).removesuffix(".ckpt").split("-")[1])
-        if not is_tested(run, step):
+        if not is_tested(run, step, prompts, held_out):
             test(run, prompts, held_out)
             lines.append(f"{run}: tested")
         results = json.loads((run / "results.json").read_text())
@@ -104,18 +105,35 @@ def write_page(
     return [*lines, f"page  {out}"]
 
 
-def is_tested(run: Path, step: int) -> bool:
-    """Whether `results.json` is of that step and of as many pictures as `test` keeps, and not of a quick round."""
+def is_tested(run: Path, step: int, prompts: int | None = None, held_out: int | None = None) -> bool:
+    """Whether `results.json` is of that step and of as many pictures as `test` keeps, and not of a quick round; and of
+    as many prompts as are asked for, where a number is."""
     path = run / "results.json"
     results = json.loads(path.read_text()) if path.is_file() else {}
     if results.get("step") != step:
         return False
-    counts = {name.removeprefix("geneval/"): score["n"] for name, score in results["scores"].items()}
+    images = yaml.safe_load((run / "config.yaml").read_text())["scores"]["full"]["images"]
+    told = _counts(results["scores"])
     for folder in (run / "store").glob(f"step-{step:09d}-*-shapes-*"):
-        kept = Counter(a.metadata["tag"] for a in Store.open(folder).asked if not a.metadata.get("held_out"))
-        if all(counts.get(task) == kept[task] for task in TASKS):
+        asked = (each.metadata for each in Store.open(folder).asked)
+        kept = Counter((m.get("held_out"), m["tag"]) for m in asked if m["tag"] in TASKS)
+        seen = {n for (split, _), n in kept.items() if split is None}
+        unseen = {n for (split, _), n in kept.items() if split is not None}
+        enough = prompts is None or seen == {prompts * images}
+        enough &= held_out is None or unseen == ({held_out * images} if held_out else set())
+        if enough and told == dict(kept):
             return True
     return False
+
+
+def _counts(scores: dict[str, Any]) -> dict[tuple[str | None, str], int]:
+    """Pictures of each held-out split, or of None, and GenEval task."""
+    found: dict[tuple[str | None, str], int] = {}
+    for task in TASKS:
+        score = scores.get(f"geneval/{task}", {"n": 0})
+        found[None, task] = score["n"]
+        found |= {(split, task): each["n"] for split, each in score.get("held_out", {}).items()}
+    return found
 
 
 def test(run: Path, prompts: int | None, held_out: int | None) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -102,37 +103,47 @@ def test_a_run_through_the_command(trained: Path, capsys: Said, tmp_path: Path) 
 def test_the_page_of_results(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a run that was tested; `test` itself is tested elsewhere."""
     monkeypatch.setattr(page_of_results, "EFFICIENCY", Asked((1, 3), prompts=1))
-    asked: list[Path] = []
+    asked: list[tuple[int | None, int | None]] = []
 
     def test(run: Path, prompts: int | None, held_out: int | None) -> None:
-        assert (prompts, held_out) == (1, 0)
-        asked.append(run)
-        interval = {"value": 0.25, "low": 0.125, "high": 0.5, "n": 1, "chance": 0.1}
-        names = ["geneval/overall", *(f"geneval/{task}" for task in TASKS), "motion/accuracy"]
-        scores = {name: {**interval, "held_out": {"comp_pair": interval}} for name in names}
+        from mmflow.cli import build
+
+        asked.append((prompts, held_out))
+        data = build(run / "config.yaml")[1]
+        images = 4  # the configuration's
+        questions: PromptSet = shapes_prompts(Protocol(prompts or 1, images, held_out or 0), data)
+        tags = Counter((a.metadata.get("held_out"), a.metadata["tag"]) for a in questions.asked)
+        interval = {"value": 0.25, "low": 0.125, "high": 0.5, "chance": 0.1}
+        scores = {}
+        for task in TASKS:
+            apart = {split: {**interval, "n": n} for (split, tag), n in tags.items() if split and tag == task}
+            scores[f"geneval/{task}"] = {**interval, "n": tags[None, task], "held_out": apart}
+        scores["geneval/overall"] = scores["motion/accuracy"] = {**interval, "n": 4}
         proxies = {
             "scores": {"clip_score/tiny": {"value": 0.5, "low": None, "high": None, "n": 4}},
             "absent": {"hps": "not there"},
         }
         (run / "results.json").write_text(json.dumps({"step": 6, "scores": scores, "proxies": proxies}))
-        from mmflow.cli import build
-
-        data = build(run / "config.yaml")[1]
-        everything: PromptSet = shapes_prompts(Protocol(1, 1, 0), data)
-        Store.create(run / "store", Identity({"step": 6, "weights": "ema"}, {"name": "shapes"}, {}), everything)
+        Store.create(
+            run / "store",
+            Identity({"step": 6, "weights": "ema"}, {"name": "shapes", "digest": questions.digest()}, {}),
+            questions,
+        )
 
     monkeypatch.setattr(page_of_results, "test", test)
     out = tmp_path / "docs" / "results.md"
-    words = ["results", str(trained), "--out", str(out), "--prompts", "1", "--held-out", "0"]
-    assert run(words) == 0
+    words = ["results", str(trained), "--out", str(out)]
+    assert run([*words, "--prompts", "1", "--held-out", "1"]) == 0
     text = out.read_text()
     for part in ("## GenEval", "0.25 (0.12 to 0.50)", "What training never showed", "comp_pair",
                   "## Sampling efficiency",
                   "clip_score/tiny", "Left out: hps: not there", "## Clips"):  # fmt: skip
         assert part in text, part
-    assert run(words) == 0 and asked == [trained]  # tested once
+    assert run(words) == 0 and run([*words, "--prompts", "1"]) == 0 and asked == [(1, 1)]  # tested once
     quick = json.loads((trained / "results.json").read_text())
     quick["scores"]["geneval/colors"]["n"] = 20  # a round of training, of other pictures than the store's
     (trained / "results.json").write_text(json.dumps(quick))
-    assert run(words) == 0 and asked == [trained] * 2
+    assert run(words) == 0 and asked == [(1, 1), (None, None)]
+    assert run([*words, "--prompts", "2"]) == 0 and asked[2:] == [(2, None)]  # more than were
+    assert run([*words, "--held-out", "1"]) == 0 and asked[3:] == [(None, 1)]
     assert run(["results", str(tmp_path)]) == 1
