@@ -143,6 +143,7 @@ def test(run: Path, prompts: int | None, held_out: int | None) -> None:
         ValueError: with the end of what it said, if it fails.
     """
     into = ["--ckpt_path", str(run), "--trainer.default_root_dir", str(run)]  # where it is now, if it was moved
+    into += ["--model.parallel.compile", "false"]  # pictures are drawn before a compiler is done
     for name, value in (("prompts", prompts), ("held_out_prompts", held_out)):
         into += [] if value is None else [f"--scores.full.{name}", str(value)]
     done = subprocess.run([sys.executable, "-m", "mmflow", "test", *into], capture_output=True, text=True, check=False)
