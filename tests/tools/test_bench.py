@@ -14,7 +14,7 @@ CPU = torch.device("cpu")
 SMALLEST = {
     "bench_step": {"DEPTH": 1, "SAMPLES": 1, "SIDE": 4, "WORDS": 3},
     "bench_mixed": {"DEPTH": 1, "SAMPLES": 6},
-    "bench_sample": {"DEPTHS": {1: 1}, "STEPS": 3},
+    "bench_sample": {"DEPTH": 1, "PICTURES": {1: 1}, "STEPS": 3},
     "bench_quality": {"STEPS": 10, "PICTURES": 40, "JUDGED": 2, "BATCH": 2, "MOST": 1},
     "bench_scale": {"TOKENS": (64, 256), "SAMPLES": (1, 2), "BLOCKS": (2, 3)},
 }
