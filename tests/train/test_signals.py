@@ -167,7 +167,12 @@ def test_without_network_an_online_run_goes_offline(
         if settings["mode"] == "online":
             raise wandb.errors.CommError("cannot reach api.wandb.ai")
         begun.append(settings["id"])
-        given: dict[str, object] = {"define_metric": lambda *a, **k: None, "log": lambda *a: None, "dir": str(tmp_path), "id": settings["id"]}
+        given: dict[str, object] = {
+            "define_metric": lambda *a, **k: None,
+            "log": lambda *a: None,
+            "dir": str(tmp_path),
+            "id": settings["id"],
+        }
         return type("Run", (), given)()
 
     monkeypatch.setattr(wandb, "init", init)
