@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -59,10 +59,12 @@ def number_of(text: str) -> int | None:
     return int(match[1]) if match and caption(int(match[1])) == text else None
 
 
-def number_in(media: bytes) -> int:
-    """Of a picture."""
+def number_in(media: bytes) -> int | None:
+    """Of a picture that is whole: its width and its grey say the same. Pillow does not check the sum over pixels."""
     check_media(media, "png")
-    return round(float(decode_picture(media).mean()) / 30)
+    pixels = decode_picture(media)
+    number = pixels.shape[-2] - 7
+    return number if (pixels == 30 * number).all() else None
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +145,9 @@ def pair(media: bytes, text: str, trusted: bool) -> None:
         SEEN[f"unreadable: {error.reason}"] += 1
         return
     said = number_of(text)
-    if said is None:
+    if seen is None:
+        SEEN["a sample whose pixels are damaged"] += 1
+    elif said is None:
         SEEN["a sample whose caption's bytes are damaged"] += 1
     else:
         SEEN["a whole sample"] += 1
@@ -151,6 +155,7 @@ def pair(media: bytes, text: str, trusted: bool) -> None:
 
 
 @given(damage=DAMAGE)
+@example(damage=[("flip", 0.6277340558880411, 0.0, 0)])  # a bit of the pixels: number 4, as grey as number 1
 @FUZZ
 def test_a_tar_damaged_before_it_is_indexed(tar: Path, damage: list) -> None:
     """What only moves whole blocks about inside a tar cannot be told from another tar: pairs are not judged there."""
