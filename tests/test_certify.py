@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from mmflow import draws
 from mmflow.batch import Sample
@@ -114,6 +115,7 @@ def forked(defect: Callable[[], None] | None = None) -> Launch:
             log = os.open(Path(start.trace).with_suffix(".log"), os.O_CREAT | os.O_WRONLY)
             os.dup2(log, 1)
             os.dup2(log, 2)
+            torch.set_num_threads(1)  # the threads of this process did not come along
             if defect is not None and "--ckpt_path" in start.command_line():
                 defect()
             run(start)
