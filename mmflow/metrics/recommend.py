@@ -130,7 +130,10 @@ def recommend(evidence: Evidence, score: str, seed: int = 0) -> Recommendation:
             f"{MIN_WORTH:g} are the least"
         )
     useful = best[0].skill > 0
-    scatter = max(best[0].error ** 2 - float(np.square(errors).mean()), 1e-12)
+    # What is left of the held-out error beside the noise of measuring; but a mean of n squares is itself known to no
+    # better than (2 / n)^1/2 of it, and a scatter that cannot be told from nothing is not nothing.
+    square = best[0].error ** 2
+    scatter = max(square - float(np.square(errors).mean()), square * (2 / n) ** 0.5, 1e-12)
     precision = 1 / np.maximum(errors, 1e-9) ** 2
     weight = precision / (precision + 1 / scatter) if useful else np.ones_like(y)
     estimate = weight * y + (1 - weight) * best[0].predictions

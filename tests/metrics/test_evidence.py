@@ -94,6 +94,18 @@ def test_probabilities_are_honest(tmp_path: Path) -> None:
     assert abs(np.mean(right) - np.mean(said)) < 0.25
 
 
+def test_a_line_that_errs_less_than_measuring_is_not_exact(tmp_path: Path) -> None:
+    """Nine checkpoints whose scores lie nearer to the line than their intervals say they may: that is luck."""
+    quality = np.random.default_rng(1).permutation(np.linspace(0.4, 0.5, 9))
+    evidence = gather_evidence([plant(tmp_path / "lucky", quality, error=0.02)])
+    for points in evidence.runs.values():
+        for point in points:
+            value = point.scores["good"].value
+            point.scores["good"] = Interval(value, value - 0.1, value + 0.1, 12)  # type: ignore[index]
+    found = recommend(evidence, "good")
+    assert found.best[0].error < 0.05 and found.sure < 0.9
+
+
 def test_several_runs_are_held_out_in_turn(tmp_path: Path) -> None:
     runs = [plant(tmp_path / f"r{i}", QUALITY[6 * i : 6 * i + 6], seed=i) for i in range(4)]
     evidence = gather_evidence(runs)
