@@ -1,6 +1,5 @@
 """Stores exported and official results read, through the command."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -14,10 +13,10 @@ from mmflow.metrics.geneval_scores import geneval_of_store
 from mmflow.metrics.scoring import Share
 from mmflow.shapes.world import World
 from tests.metrics.stores import store_of
+from tests.tools.load import load
 
 WORLD = World(size=32, shapes=("circle", "square", "triangle", "cross"), colors=("red", "green", "blue", "yellow"))
 Said = pytest.CaptureFixture[str]
-ROOT = Path(__file__).parents[2]
 
 
 def test_geneval_there_and_back_again(tmp_path: Path, capsys: Said) -> None:
@@ -61,10 +60,7 @@ def test_hpd_and_compbench_and_vbench(tmp_path: Path) -> None:
 
 
 def test_the_tool_knows_these_verbs(tmp_path: Path, capsys: Said) -> None:
-    specification = importlib.util.spec_from_file_location("score_tool", ROOT / "tools" / "score.py")
-    assert specification is not None and specification.loader is not None
-    tool = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(tool)
+    tool = load("score")
     (tmp_path / "v.json").write_text(json.dumps({"scene": [0.5, []]}))
     assert tool.main(["read", "vbench", str(tmp_path / "v.json")]) == 0
     assert "vbench/scene" in capsys.readouterr().out

@@ -1,6 +1,5 @@
 """Pictures carried to video: the runs are what they should be, and the tool does all of it, once."""
 
-import importlib.util
 import json
 from itertools import pairwise
 from pathlib import Path
@@ -10,6 +9,7 @@ from PIL import Image
 
 from mmflow.study.carried import Steps, plan, tokens_per_step
 from tests.test_cli import ROOT, TINY
+from tests.tools.load import load
 
 CONFIG = ROOT / "configs" / "carried.yaml"
 
@@ -32,10 +32,7 @@ def test_the_run_from_scratch_gets_the_compute_of_both_others(tmp_path: Path) ->
 def test_all_of_it_and_nothing_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:
-    specification = importlib.util.spec_from_file_location("video_tool", ROOT / "tools" / "video.py")
-    assert specification is not None and specification.loader is not None
-    tool = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(tool)
+    tool = load("video")
     out = tmp_path / "out"
     few = ("--picture-steps", "3", "--clip-steps", "25", "--first-frame-steps", "2", "--prompts", "3")
 

@@ -1,6 +1,5 @@
 """tools/compare.py on surfaces and scores that runs have left."""
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
@@ -12,17 +11,12 @@ from mmflow.metrics.surface_file import surface_path, write_surface
 from tests.metrics.test_evidence import QUALITY, plant
 from tests.metrics.test_paired import surfaces
 from tests.people.test_checkpoints import STEPS, voted
-
-ROOT = Path(__file__).parents[2]
+from tests.tools.load import load
 
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    specification = importlib.util.spec_from_file_location("compare_tool", ROOT / "tools" / "compare.py")
-    assert specification is not None and specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+    return load("compare")
 
 
 @pytest.fixture

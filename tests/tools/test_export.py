@@ -1,6 +1,5 @@
 """tools/export.py on a run: what the stock programs cannot hold comes back whole, and an inflation is proved."""
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +12,10 @@ from safetensors import safe_open
 from mmflow import Pipeline
 from mmflow.__main__ import main as mmflow
 from mmflow.train.weights import load_weights
-from tests.test_cli import ROOT, TINY
+from tests.test_cli import TINY
+from tests.tools.load import load
 
-spec = importlib.util.spec_from_file_location("export", ROOT / "tools" / "export.py")
-assert spec is not None and spec.loader is not None
-export = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(export)
+export = load("export")
 
 BACKBONE = "--model.backbone.init_args"
 

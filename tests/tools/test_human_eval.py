@@ -1,6 +1,5 @@
 """tools/human_eval.py: make, serve and score, as they are called."""
 
-import importlib.util
 import json
 import socket
 from pathlib import Path
@@ -12,17 +11,12 @@ from rich.console import Console
 from mmflow.people.session import Session
 from mmflow.people.votes import VoteFile
 from tests.people.studies import fill_predictions, fill_store, simulated
-
-ROOT = Path(__file__).parents[2]
+from tests.tools.load import load
 
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    specification = importlib.util.spec_from_file_location("human_eval_tool", ROOT / "tools" / "human_eval.py")
-    assert specification is not None and specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+    return load("human_eval")
 
 
 @pytest.fixture

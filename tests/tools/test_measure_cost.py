@@ -1,18 +1,17 @@
 """The measured cost of attention: from a configuration to the line that a run is given."""
 
-import importlib.util
 import re
 from pathlib import Path
 
 import pytest
 
+from tests.tools.load import load
+
 ROOT = Path(__file__).parents[2]
 
 
 def main(*arguments: str) -> int:
-    specification = importlib.util.spec_from_file_location("measure_cost", ROOT / "tools" / "measure_cost.py")
-    tool = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(tool)
+    tool = load("measure_cost")
     return tool.main(list(arguments))
 
 

@@ -1,6 +1,5 @@
 """tools/replay_step.py: a poisoned sample in a step of 64 is found, in the step as it was, and kept out of the run."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -8,12 +7,10 @@ import pytest
 
 from mmflow.__main__ import main as mmflow
 from mmflow.train.storage import load_plain
-from tests.train.runs import ROOT, command, losses
+from tests.tools.load import load
+from tests.train.runs import command, losses
 
-spec = importlib.util.spec_from_file_location("replay_step", ROOT / "tools" / "replay_step.py")
-assert spec is not None and spec.loader is not None
-tool = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(tool)
+tool = load("replay_step")
 
 POISON = "--trainer.callbacks+=tests.train.test_guard.Poison"
 MORE = ("--data.batch_size", 64, "--trainer.max_steps", 4, "--checkpoints.every_n_steps", 2, POISON)

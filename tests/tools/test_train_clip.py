@@ -1,6 +1,5 @@
 """tools/train_clip.py: what it leaves loads like a released CLIP, and after its two minutes it knows the world."""
 
-import importlib.util
 import json
 from collections import Counter
 from pathlib import Path
@@ -13,16 +12,14 @@ import torch
 from mmflow.metrics.clip_network import load_clip
 from mmflow.metrics.clip_score import ClipFeatures, ClipScore
 from mmflow.metrics.preference import PickScore
+from tests.tools.load import load
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    specification = importlib.util.spec_from_file_location("train_clip_tool", ROOT / "tools" / "train_clip.py")
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+    return load("train_clip")
 
 
 @pytest.fixture(scope="module")

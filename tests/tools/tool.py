@@ -1,7 +1,6 @@
 """Runs tools/shards.py, makes what it is given, and reads what it wrote."""
 
 import contextlib
-import importlib.util
 import io
 import json
 import os
@@ -17,6 +16,7 @@ from rich.console import Console
 import mmflow.data.report
 from mmflow.data.index import read_index
 from mmflow.data.shard import expand_shards, read_sample
+from tests.tools.load import load
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,9 +30,7 @@ def command(*arguments: object) -> list[str]:
 
 def run(*arguments: object) -> subprocess.CompletedProcess:
     """What the command does, in this process: a process of its own takes seconds to start."""
-    specification = importlib.util.spec_from_file_location("shards_tool", ROOT / "tools" / "shards.py")
-    tool = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(tool)
+    tool = load("shards")
     workers = ["--workers", "1"] if arguments[0] in ("make", "index", "verify") else []
     mmflow.data.report.console = Console(width=200)
     out, err = io.StringIO(), io.StringIO()

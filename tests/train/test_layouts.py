@@ -1,7 +1,6 @@
 """The same losses on every layout of the processes: the real command, several processes with gloo."""
 
 import csv
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,10 @@ from safetensors.torch import load_file
 
 from mmflow.train.storage import StoredTensors, load_plain
 from mmflow.train.weights import load_weights
-from tests.train.runs import ROOT, fit, losses, whole
+from tests.tools.load import load
+from tests.train.runs import fit, losses, whole
 
-spec = importlib.util.spec_from_file_location("export", ROOT / "tools" / "export.py")
-assert spec is not None and spec.loader is not None
-TOOL = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(TOOL)
+TOOL = load("export")
 
 SHARD = ("--model.parallel.shard", "true")
 STEPS = ("--trainer.max_steps", 10, "--trainer.val_check_interval", 5)

@@ -1,6 +1,5 @@
 """`test` with proxies: made once, scored, restartable, told in results.json; absent weights are one line each."""
 
-import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -14,7 +13,8 @@ from mmflow.metrics.random_features import RandomFeatures
 from mmflow.metrics.store import Store
 from mmflow.shapes.prompts import GENEVAL_TASKS
 from tests.metrics.published import tiny_clip
-from tests.test_cli import ROOT, TINY
+from tests.test_cli import TINY
+from tests.tools.load import load
 
 Said = pytest.CaptureFixture[str]
 
@@ -118,9 +118,7 @@ def test_a_prompt_file_is_asked_instead(run: Path, results: dict, tmp_path: Path
 
 @pytest.mark.filterwarnings("ignore:the Frechet distance of")
 def test_stores_are_judged_together_unless_they_do_not_compare(run: Path, results: dict, tmp_path: Path) -> None:
-    specification = importlib.util.spec_from_file_location("score_tool", ROOT / "tools" / "score.py")
-    tool = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(tool)
+    tool = load("score")
     config = ["--config", str(run / "run" / "config.yaml"), "--config", str(run / "proxies.yaml")]
     one = run / "run" / results["samples"]["folder"]
     copy = tmp_path / "other" / "store" / one.name
