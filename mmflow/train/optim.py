@@ -22,8 +22,16 @@ def is_matrix(name: str, parameter: Tensor) -> bool:
 
 
 def is_hidden(name: str, parameter: Tensor) -> bool:
-    """Matrices of the blocks' attention and MLPs, modulations aside: what Muon orthogonalises."""
-    return is_matrix(name, parameter) and name.startswith("blocks.") and "modulation" not in name
+    """Matrices of the blocks' attention, MLPs and modulations: what Muon orthogonalises."""
+    return is_matrix(name, parameter) and parameter.ndim == 2 and name.startswith("blocks.")
+
+
+def num_stacked(name: str, parameter: Tensor) -> int:
+    """How many maps a weight is: queries, keys and values, or the vectors of a modulation, stand one below the other."""
+    rows, columns = parameter.shape
+    if "modulation" in name:
+        return rows // columns if rows % columns == 0 else 1
+    return {"qkv": 3, "kv": 2}.get(name.split(".")[-2], 1)
 
 
 @dataclass(frozen=True)
@@ -78,6 +86,9 @@ class Muon(AbstractOptimizer):
     """Muon on the blocks' matrices, AdamW on everything else: fewer steps to the same loss for small batches of
     compute.
 
+    Maps that are stored as one weight are orthogonalised one by one: queries, keys and values have different scales,
+    and so have the vectors of a modulation.
+
     Attributes:
         lr: peak learning rate of Muon, in units of RMS change per entry.
         momentum: of Muon's Nesterov momentum.
@@ -105,14 +116,13 @@ class Muon(AbstractOptimizer):
         named = list(network.named_parameters())
         rest = [(n, p) for n, p in named if not is_hidden(n, p)]
         adamw = {"lr": self.adamw_lr, "betas": self.betas, "eps": self.eps, "kind": "adamw"}
+        muon = {"lr": self.lr, "momentum": self.momentum, "weight_decay": self.weight_decay, "kind": "muon"}
+        stacked = {p: num_stacked(n, p) for n, p in named if is_hidden(n, p)}
         groups: list[dict[str, Any]] = [
-            {
-                "params": [p for n, p in named if is_hidden(n, p)],
-                "lr": self.lr,
-                "momentum": self.momentum,
-                "weight_decay": self.weight_decay,
-                "kind": "muon",
-            },
+            *(
+                {"params": [p for p, n in stacked.items() if n == number], "stacked": number, **muon}
+                for number in sorted(set(stacked.values()))
+            ),
             {"params": [p for n, p in rest if is_matrix(n, p)], "weight_decay": self.weight_decay, **adamw},
             {"params": [p for n, p in rest if not is_matrix(n, p)], "weight_decay": 0.0, **adamw},
         ]
@@ -166,10 +176,12 @@ class MuonAdamW(torch.optim.Optimizer):
             torch._foreach_lerp_(momenta, grads, 1 - group["momentum"])
             nesterov = torch._foreach_lerp(grads, momenta, group["momentum"])
             # 0.2 sqrt(max side) gives updates the RMS of AdamW's, so that one learning rate serves every shape.
-            scale = 0.2 * math.sqrt(max(shape))
+            rows, columns = shape[0] // group["stacked"], shape[1]
+            scale = 0.2 * math.sqrt(max(rows, columns))
             # A matrix that is cut over processes is orthogonalised whole, by each of them, and cut again.
             whole = torch.stack([whole_tensor(each) for each in nesterov])
-            updates = [place_like(u, p) for u, p in zip(orthogonalise(whole, self._dtype), members, strict=True)]
+            orthogonal = orthogonalise(whole.view(-1, rows, columns), self._dtype).view_as(whole)
+            updates = [place_like(u, p) for u, p in zip(orthogonal, members, strict=True)]
             torch._foreach_mul_(members, 1 - group["lr"] * group["weight_decay"])
             torch._foreach_add_(members, updates, alpha=-group["lr"] * scale)
 

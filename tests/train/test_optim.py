@@ -20,6 +20,7 @@ from mmflow.train.optim import (
 from tests.conftest import random_mmdit
 
 NETWORK = random_mmdit()
+MUON = {"kind": "muon", "stacked": 1}
 NAMES = {id(p): n for n, p in NETWORK.named_parameters()}
 
 
@@ -36,15 +37,14 @@ def test_decay_is_on_the_matrices_of_layers_only() -> None:
     assert {"blocks.0.visual.qkv.weight", "final_modulation.weight"} < names(decayed)
 
 
-def test_muon_takes_the_blocks_matrices_but_modulations() -> None:
-    muon, decayed, spared = Muon(lr=0.1, adamw_lr=0.2, weight_decay=0.3).build(NETWORK).param_groups
-    assert [g["kind"] for g in (muon, decayed, spared)] == ["muon", "adamw", "adamw"]
-    assert [g["lr"] for g in (muon, decayed, spared)] == [0.1, 0.2, 0.2]
-    assert [g["weight_decay"] for g in (muon, decayed, spared)] == [0.3, 0.3, 0.0]
-    assert names(muon) | names(decayed) | names(spared) == set(NAMES.values())
-    assert sum(map(len, (names(muon), names(decayed), names(spared)))) == len(NAMES)
-    kinds = {name.split(".", 3)[3] for name in names(muon)}
-    assert kinds == {"qkv.weight", "proj.weight", "mlp.0.weight", "mlp.2.weight"}
+def test_muon_takes_the_blocks_matrices_with_what_is_stacked_in_them() -> None:
+    *muon, decayed, spared = groups = Muon(lr=0.1, adamw_lr=0.2, weight_decay=0.3).build(NETWORK).param_groups
+    assert [(g["kind"], g["lr"], g["weight_decay"]) for g in muon] == [("muon", 0.1, 0.3)] * len(muon)
+    assert [(g["kind"], g["lr"], g["weight_decay"]) for g in (decayed, spared)] == [("adamw", 0.2, x) for x in (0.3, 0)]
+    assert set().union(*map(names, groups)) == set(NAMES.values()) and sum(map(len, map(names, groups))) == len(NAMES)
+    stacked = {name.split(".", 3)[3]: g["stacked"] for g in muon for name in names(g) if name.startswith("blocks.0")}
+    whole = dict.fromkeys(("proj.weight", "mlp.0.weight", "mlp.2.weight"), 1)
+    assert stacked == {"qkv.weight": 3, "modulation.weight": 6, **whole}
     assert all(is_hidden(n, p) <= is_matrix(n, p) for n, p in NETWORK.named_parameters())
 
 
@@ -74,7 +74,7 @@ def test_the_adamw_part_is_pytorch_s_adamw() -> None:
 def test_the_muon_part_is_its_formula() -> None:
     """Two steps by hand: momentum as an average, Nesterov's look ahead, decay before the update."""
     weight = nn.Parameter(torch.randn(4, 6, generator=torch.Generator().manual_seed(0)))
-    optimizer = MuonAdamW([{"params": [weight], "lr": 0.1, "momentum": 0.9, "weight_decay": 0.5, "kind": "muon"}])
+    optimizer = MuonAdamW([{"params": [weight], "lr": 0.1, "momentum": 0.9, "weight_decay": 0.5, **MUON}])
     expected, momentum = weight.detach().clone(), torch.zeros(4, 6)
     for step in range(2):
         weight.grad = torch.randn(4, 6, generator=torch.Generator().manual_seed(1 + step))
@@ -85,9 +85,22 @@ def test_the_muon_part_is_its_formula() -> None:
         assert torch.allclose(weight, expected, atol=1e-5)
 
 
+def test_maps_that_are_stored_as_one_weight_are_orthogonalised_one_by_one() -> None:
+    generator = torch.Generator().manual_seed(0)
+    start, grad = torch.randn(9, 3, generator=generator), torch.randn(9, 3, generator=generator)
+    weight, apart = nn.Parameter(start.clone()), [nn.Parameter(part.clone()) for part in start.chunk(3)]
+    rule = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.5, "kind": "muon"}
+    weight.grad = grad
+    for part, its in zip(apart, grad.chunk(3), strict=True):
+        part.grad = its
+    MuonAdamW([{"params": [weight], "stacked": 3, **rule}]).step()
+    MuonAdamW([{"params": apart, "stacked": 1, **rule}]).step()
+    assert torch.allclose(weight, torch.cat(apart), atol=1e-6)
+
+
 def test_a_parameter_without_a_gradient_stays() -> None:
     idle, used = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2, 2))
-    group = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.5, "kind": "muon"}
+    group = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.5, **MUON}
     used.grad = torch.eye(2)
     MuonAdamW([{"params": [idle, used], **group}]).step()
     assert torch.equal(idle, torch.ones(2, 2)) and not torch.equal(used, torch.ones(2, 2))
