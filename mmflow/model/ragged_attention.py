@@ -1,11 +1,11 @@
 """Attention within each sample of packed tokens, as one `torch.library` op with its own backward and FLOP formula.
 
-Samples of equal length that are neighbours share one call. Three ways to the same numbers: on CUDA, in bf16 and fp16,
-FlashAttention over all samples in one call, which takes where each begins (varlen; it has not run on a GPU yet, its
-call and its bounds are tested); otherwise what was faster where it was measured (docs/performance.md): on a CPU torch's
-fused kernel for fp32, and for bf16 where the processor has no instructions for it; explicit products otherwise. The
-choice follows from the processor and the dtype alone and is not timed in the run, since the two round differently and a
-run that is continued must repeat itself to the bit.
+Neighbours of equal length share one call. Three ways to the same numbers: on CUDA, in bf16 and fp16, FlashAttention
+over all samples in one call, which takes where each begins (varlen; it has not run on a GPU yet, its call and its
+bounds are tested); otherwise what was faster where it was measured (docs/performance.md): on a CPU torch's fused kernel
+for fp32, and for bf16 where the processor has no instructions for it; explicit products otherwise (explicit_attention).
+The choice follows from the processor and the dtype alone and is not timed in the run, since the two round differently
+and a run that is continued must repeat itself to the bit.
 """
 
 from functools import lru_cache
@@ -15,16 +15,10 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from mmflow.model.explicit_attention import explicit_attention, explicit_backward, heads_first
 from mmflow.model.ragged import paired_runs
 
-CHUNK = 1024
-"""Queries whose attention weights are held at a time, so that memory grows linearly with a sample's length."""
-
 aten = torch.ops.aten
-
-
-def _heads_first(x: Tensor, b: int, n: int) -> Tensor:
-    return x.view(b, n, x.shape[1], x.shape[2]).transpose(1, 2)
 
 
 @lru_cache(maxsize=1)
@@ -71,12 +65,6 @@ def _sums_dtype(q: Tensor) -> torch.dtype:
     return torch.float64 if q.dtype == torch.float64 else torch.float32
 
 
-def _weights(q: Tensor, k: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(E)) of heads-first tensors (b, K, n, E)."""
-    scale: float = q.shape[-1] ** -0.5
-    return torch.softmax((q * scale) @ k.transpose(-2, -1), -1)
-
-
 def ragged_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor, key_lengths: Tensor | None = None) -> Tensor:
     """softmax(q k^T / sqrt(E)) v within each sample. q (R, K, E), k and v (S, K, E) -> (R, K, E).
 
@@ -97,15 +85,14 @@ def ragged_attention_forward(
 ) -> tuple[Tensor, Tensor]:
     """The attention's output, and the logarithm (R, K) of each softmax's sum where the kernel is fused ((K, R) for
     varlen, else empty).
-
-    Explicit products go through long samples in chunks of queries, and their backward recomputes the weights.
     """
     if _is_varlen(q):
         ends = _varlen(lengths, key_lengths, q.device)
         flash = aten._flash_attention_forward(q, k, v, *ends, 0.0, False, False)
         return flash[0], flash[1]
+    if not _is_fused(q):
+        return explicit_attention(q, k, v, lengths, key_lengths), q.new_empty(_sums_shape(q), dtype=_sums_dtype(q))
     out = torch.empty_like(q)
-    fused = _is_fused(q)
     log_sums = q.new_empty(_sums_shape(q), dtype=_sums_dtype(q))
     for rows, keys, b, n, m in paired_runs(lengths, key_lengths):
         if not n:
@@ -113,36 +100,16 @@ def ragged_attention_forward(
         if not m:
             out[rows] = 0
             continue
-        qh, (kh, vh) = _heads_first(q[rows], b, n), (_heads_first(x[keys], b, m) for x in (k, v))
-        target = _heads_first(out[rows], b, n)
-        if fused:
-            value, log_sum = aten._scaled_dot_product_flash_attention_for_cpu(qh, kh, vh)
-            target.copy_(value)
-            log_sums[rows].view(b, n, q.shape[1]).transpose(1, 2).copy_(log_sum)
-            continue
-        for part, place in zip(qh.split(CHUNK, 2), target.split(CHUNK, 2), strict=True):
-            place.copy_(_weights(part, kh) @ vh)
+        qh, kh, vh = heads_first(q[rows], b, n), heads_first(k[keys], b, m), heads_first(v[keys], b, m)
+        value, log_sum = aten._scaled_dot_product_flash_attention_for_cpu(qh, kh, vh)
+        heads_first(out[rows], b, n).copy_(value)
+        log_sums[rows].view(b, n, q.shape[1]).transpose(1, 2).copy_(log_sum)
     return out, log_sums
 
 
 @ragged_attention_forward.register_fake
 def _(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor, key_lengths: Tensor) -> tuple[Tensor, Tensor]:
     return torch.empty_like(q), q.new_empty(_sums_shape(q), dtype=_sums_dtype(q))
-
-
-def _explicit_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, targets: tuple[Tensor, Tensor, Tensor]) -> None:
-    """Gradients of a run by explicit products, a chunk of queries at a time; all heads first."""
-    scale: float = q.shape[-1] ** -0.5
-    dq, dk, dv = targets
-    for i, (g, part) in enumerate(zip(grad.split(CHUNK, 2), q.split(CHUNK, 2), strict=True)):
-        weights = _weights(part, k)
-        dscores = aten._softmax_backward_data(g @ v.transpose(-2, -1), weights, -1, weights.dtype)
-        dq.narrow(2, i * CHUNK, part.shape[2]).copy_((dscores @ k) * scale)
-        for target, value in (
-            (dk, dscores.transpose(-2, -1) @ (part * scale)),
-            (dv, weights.transpose(-2, -1) @ g),
-        ):
-            target.copy_(value) if i == 0 else target.add_(value)
 
 
 @torch.library.custom_op("mmflow::ragged_attention_backward", mutates_args=())
@@ -162,21 +129,20 @@ def ragged_attention_backward(
         unused = torch.empty(2, dtype=torch.uint64, device=q.device)  # the dropout's state, of which there is none
         found = aten._flash_attention_backward(grad, q, k, v, out, log_sums, *ends, 0.0, False, unused, unused)
         return found[0], found[1], found[2]
+    if not len(log_sums):
+        return explicit_backward(grad, q, k, v, lengths, key_lengths)
     grads = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
     for rows, keys, b, n, m in paired_runs(lengths, key_lengths):
         if not n or not m:
             for target, part in zip(grads, (rows, keys, keys), strict=True):
                 target[part] = 0
             continue
-        gh, qh, oh, dq = (_heads_first(x[rows], b, n) for x in (grad, q, out, grads[0]))
-        kh, vh, dk, dv = (_heads_first(x[keys], b, m) for x in (k, v, grads[1], grads[2]))
-        if len(log_sums):
-            log_sum = log_sums[rows].view(b, n, q.shape[1]).transpose(1, 2)
-            values = aten._scaled_dot_product_flash_attention_for_cpu_backward(gh, qh, kh, vh, oh, log_sum, 0.0, False)
-            for target, value in zip((dq, dk, dv), values, strict=True):
-                target.copy_(value)
-        else:
-            _explicit_backward(gh, qh, kh, vh, (dq, dk, dv))
+        gh, qh, oh, dq = (heads_first(x[rows], b, n) for x in (grad, q, out, grads[0]))
+        kh, vh, dk, dv = (heads_first(x[keys], b, m) for x in (k, v, grads[1], grads[2]))
+        log_sum = log_sums[rows].view(b, n, q.shape[1]).transpose(1, 2)
+        values = aten._scaled_dot_product_flash_attention_for_cpu_backward(gh, qh, kh, vh, oh, log_sum, 0.0, False)
+        for target, value in zip((dq, dk, dv), values, strict=True):
+            target.copy_(value)
     return grads
 
 

@@ -6,7 +6,8 @@ from typing import Literal
 import torch
 
 Precision = Literal["auto", "fp32", "bf16"]
-PROBE_SECONDS = 0.3
+PROBE_SECONDS, PROBE_PRODUCTS = 0.1, 3
+"""How long either precision is tried at least: it is time before a run's first step."""
 
 
 def choose(precision: Precision, device: torch.device) -> Literal["fp32", "bf16"]:
@@ -21,11 +22,16 @@ def choose(precision: Precision, device: torch.device) -> Literal["fp32", "bf16"
 
 
 def _rate(dtype: torch.dtype) -> float:
-    """Matrix products per second of a size that training has."""
+    """Matrix products per second of a size that training has: the best of some, which others on the machine disturb
+    least.
+    """
     a, b = torch.randn(2048, 256).to(dtype), torch.randn(256, 1024).to(dtype)
     a @ b
-    start, count = time.perf_counter(), 0
-    while (elapsed := time.perf_counter() - start) < PROBE_SECONDS:
+    began = now = time.perf_counter()
+    best, count = float("inf"), 0
+    while count < PROBE_PRODUCTS or now - began < PROBE_SECONDS:
+        start = time.perf_counter()
         a @ b
-        count += 1
-    return count / elapsed
+        now = time.perf_counter()
+        best, count = min(best, now - start), count + 1
+    return 1 / best

@@ -65,8 +65,9 @@ class Throughput(Callback):
         dtype: torch.dtype = pl_module.autocast_dtype or torch.float32  # type: ignore[assignment]
         self._peak, source = self.meter.peak(pl_module.device, dtype)
         if trainer.is_global_zero:
-            stated = f"of {self._peak / 1e12:.3g} TFLOP/s a rank ({source})" if self._peak else f"not stated: {source}"
-            print(f"MFU: {stated}", flush=True)
+            formula = "FLOPs of the products, forward and backward / (seconds x"
+            peak = f"{self._peak / 1e12:.3g} TFLOP/s a rank), {source}"
+            print(f"MFU = {formula} {peak}" if self._peak else f"MFU: not stated, {source}", flush=True)
 
     def pause(self) -> None:
         """Forgets the past: what comes between two steps now is not training."""

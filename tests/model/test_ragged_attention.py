@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from mmflow.model.attention import block_lengths
+from mmflow.model.explicit_attention import CHUNK
 from mmflow.model.ragged_attention import (
-    CHUNK,
     _is_fused,
     bounds,
     ragged_attention,

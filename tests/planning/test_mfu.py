@@ -56,11 +56,13 @@ def test_a_processor_is_probed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     peak._probed.cache_clear()
 
 
-def test_the_share_is_flops_over_seconds_and_peak() -> None:
+def test_the_share_is_flops_over_seconds_and_peak(capsys: pytest.CaptureFixture[str]) -> None:
     meter = SimpleNamespace(peak=lambda device, dtype: (100.0, "given"), flops=lambda network, batch: 30.0)
     speed = Throughput(meter=meter)
     module = Mock(spec=pl.LightningModule, device=CPU, autocast_dtype=None)
-    speed.on_train_start(Mock(spec=pl.Trainer, is_global_zero=False), module)
+    speed.on_train_start(Mock(spec=pl.Trainer, is_global_zero=True), module)
+    formula = "MFU = FLOPs of the products, forward and backward / (seconds x 1e-10 TFLOP/s a rank), given\n"
+    assert capsys.readouterr().out == formula
     assert speed._peak == 100 and speed.mfu is None
     speed._flops = 60.0
     speed._marks.extend([(1.0, 0, 0, 0.0), (2.0, 8, 8, 30.0), (3.0, 16, 16, 60.0)])

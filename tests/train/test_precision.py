@@ -26,7 +26,15 @@ def test_an_accelerator_takes_bf16_if_it_has_it(monkeypatch, has: bool) -> None:
     assert precision.choose("auto", torch.device("cuda")) == ("bf16" if has else "fp32")
 
 
-def test_the_probe_counts_products_per_second(monkeypatch) -> None:
-    """A clock of our own: started at 0 s, it is looked at before each product and is past the end at 0.4 s."""
-    monkeypatch.setattr(precision, "time", type("Clock", (), {"perf_counter": iter([0.0, 0.1, 0.2, 0.4]).__next__}))
-    assert precision._rate(torch.float32) == pytest.approx(2 / 0.4)
+def test_the_probe_takes_the_best_product(monkeypatch) -> None:
+    """A clock of our own: begun at 0 s, products of 0.04, 0.02, 0.03 and 0.05 s, the last of which ends past 0.1 s."""
+    times = iter([0.0, 0.0, 0.04, 0.04, 0.06, 0.06, 0.09, 0.10, 0.15])
+    monkeypatch.setattr(precision, "time", type("Clock", (), {"perf_counter": times.__next__}))
+    assert precision._rate(torch.float32) == pytest.approx(1 / 0.02)
+    assert next(times, None) is None
+
+
+def test_the_probe_takes_three_products_however_slow_they_are(monkeypatch) -> None:
+    times = iter([0.0, 0.0, 1.0, 1.0, 2.0, 2.0, 2.5])
+    monkeypatch.setattr(precision, "time", type("Clock", (), {"perf_counter": times.__next__}))
+    assert precision._rate(torch.float32) == pytest.approx(2.0)
