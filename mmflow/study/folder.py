@@ -33,8 +33,12 @@ def lock(folder: Path) -> Iterator[None]:
 
 def score_file(folder: Path, weights: str, setting: Setting) -> Path:
     """Where the numbers of one kind of weights in one sampling setting lie."""
-    name = f"{weights}-{setting.solver}-{setting.num_steps}-cfg{setting.guidance_scale:g}"
-    return folder / "scores" / f"{name}.json"
+    return folder / "scores" / f"{score_name(weights, setting)}.json"
+
+
+def score_name(weights: str, setting: Setting) -> str:
+    """Of the numbers of one kind of weights in one sampling setting."""
+    return f"{weights}-{setting.solver}-{setting.num_steps}-cfg{setting.guidance_scale:g}"
 
 
 def curve_weights(folder: Path) -> list[Path]:
@@ -43,8 +47,10 @@ def curve_weights(folder: Path) -> list[Path]:
 
 
 def is_done(study: Study, cell: Cell) -> bool:
-    """Whether nothing is left to do."""
+    """Whether nothing is left to do in the cell's folder."""
     folder = study.folder(cell)
-    if study.curve and (not (folder / "size.json").is_file() or curve_weights(folder)):
-        return False
+    if study.curve:
+        scored = any((folder / "curve").glob("step-*.json"))
+        if not (folder / "size.json").is_file() or not scored or curve_weights(folder):
+            return False
     return all(score_file(folder, weights, s).is_file() for weights in study.weights for s in study.settings)

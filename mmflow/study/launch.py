@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmflow.study.folder import is_done
 from mmflow.study.plan import Cell, Study
 
 POLL = 0.2
@@ -71,11 +70,6 @@ def run_locally(
             process.terminate()
         for process in running:
             process.wait()
-
-
-def unfinished(study: Study) -> list[Cell]:
-    """The cells that have something left to do."""
-    return [cell for cell in study.cells() if not is_done(study, cell)]
 
 
 def write_array(study: Study, config: Path, cells: Sequence[Cell], processes: int, options: Sequence[str]) -> Path:
