@@ -47,9 +47,10 @@ def run(args: argparse.Namespace) -> int:
     def ended(outcome: Outcome) -> None:
         nonlocal ended_cells
         ended_cells += 1
-        from mmflow.study.folder import BUSY
+        from mmflow.study.folder import BUSY, STOPPED
 
-        word = {0: "done", BUSY: "left to another process"}.get(outcome.status, "[red]FAILED[/]")
+        words = {0: "done", BUSY: "left to another process", STOPPED: "[red]STOPPED[/]"}
+        word = words.get(outcome.status, "[red]FAILED[/]")
         what = escape(outcome.cell.name)
         console.print(f"{ended_cells}/{len(cells)}  {what}  {word}  {outcome.seconds:.0f} s", soft_wrap=True)
         if outcome.status == 0:
@@ -61,7 +62,9 @@ def run(args: argparse.Namespace) -> int:
     run_locally(study, args.config, cells, args.processes, ended)
     status = collect(args)
     if failed:
-        console.print(f"[red]{len(failed)} cell(s) failed[/]; `run` tries them again: {escape(', '.join(failed))}")
+        console.print(
+            f"[red]{len(failed)} cell(s) are not done[/]; `run` tries them again: {escape(', '.join(failed))}"
+        )
     return 1 if failed else status
 
 

@@ -23,7 +23,16 @@ from pathlib import Path
 from typing import Any
 
 from mmflow.study.controls import controls_of, require_equal
-from mmflow.study.folder import BUSY, CellBusyError, curve_weights, is_done, lock, score_file
+from mmflow.study.folder import (
+    BUSY,
+    STOPPED,
+    CellBusyError,
+    CellStoppedError,
+    curve_weights,
+    is_done,
+    lock,
+    score_file,
+)
 from mmflow.study.judge import ShapesJudge
 from mmflow.study.plan import Cell, Setting, Study, read_study
 from mmflow.study.records import is_recorded, record, require_recorded_controls
@@ -37,6 +46,7 @@ def run_cell(study: Study, cell: Cell) -> None:
 
     Raises:
         CellBusyError: if another process works on it.
+        CellStoppedError: if training was stopped from outside; it goes on from there the next time.
         ValueError: if the configuration is wrong, or not the one with which the cell was begun, or another than that
             of the cells in the records.
     """
@@ -64,6 +74,7 @@ def fit(study: Study, cell: Cell) -> None:
     """Trains the cell by the command line's own `fit`, in this process; continues what was begun."""
     from mmflow.__main__ import quieten
     from mmflow.cli import MmflowCLI
+    from mmflow.train.preemption import is_stopped
 
     quieten()
     drop_unvalidated(study.folder(cell) / "run")
@@ -82,6 +93,8 @@ def fit(study: Study, cell: Cell) -> None:
     cli.run()
     before = json.loads((folder / "seconds.json").read_text()) if (folder / "seconds.json").is_file() else 0.0
     write_json(folder / "seconds.json", before + time.monotonic() - started)
+    if is_stopped(cli.trainer):  # a run ends in order then, and must not be taken for one that is over
+        raise CellStoppedError(f"{folder.name} was stopped after step {cli.trainer.global_step}")
 
 
 def validation_losses(metrics: Path) -> dict[int, float]:
@@ -230,6 +243,9 @@ def main(arguments: list[str]) -> int:
     except CellBusyError:
         print(f"{arguments[1]} is being worked on by another process")
         return BUSY
+    except CellStoppedError as stopped:
+        print(f"{stopped}: `study.py run` goes on from there")
+        return STOPPED
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -11,8 +11,16 @@ BUSY = 75
 """Exit status of a cell that another process works on (EX_TEMPFAIL)."""
 
 
+STOPPED = 143
+"""Exit status of a cell that was stopped from outside before its training was over (128 + SIGTERM)."""
+
+
 class CellBusyError(Exception):
     """Another process works on this cell."""
+
+
+class CellStoppedError(Exception):
+    """Training was stopped from outside: what there is of it is no whole cell."""
 
 
 @contextmanager

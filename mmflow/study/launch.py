@@ -17,7 +17,9 @@ TAIL = 6
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a cell ended: 0 well, `folder.BUSY` elsewhere, anything else badly; `tail` is the end of its log."""
+    """How a cell ended: 0 well, `folder.BUSY` elsewhere, `folder.STOPPED` half done, anything else badly; `tail` is the
+    end of its log.
+    """
 
     cell: Cell
     status: int

@@ -12,11 +12,12 @@ import pytest
 import yaml
 
 from mmflow.study.cell import drop_unvalidated, run_cell
-from mmflow.study.folder import CellBusyError, is_done, lock, score_file
+from mmflow.study.folder import CellBusyError, CellStoppedError, is_done, lock, score_file
 from mmflow.study.plan import Study, read_study
 from mmflow.study.records import unfinished
 from mmflow.study.standing import rank_columns
 from mmflow.study.table import collect, curves, read_table, write_table
+from mmflow.train.preemption import Preemption, Reason
 
 ROOT = Path(__file__).parent.parent.parent
 TOOL = str(ROOT / "tools" / "study.py")
@@ -202,6 +203,24 @@ def test_a_checkpoint_that_was_saved_but_not_validated_is_made_again(tmp_path: P
     (tmp_path / "metrics.csv").unlink()
     drop_unvalidated(tmp_path)
     assert not list((tmp_path / "checkpoints").iterdir())
+
+
+def test_a_cell_that_is_stopped_in_training_is_not_taken_for_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As SIGTERM does it, of whoever stops the runner or of SLURM: the run ends in order after its first checkpoint."""
+    study = read_study(write_study(tmp_path, records=str(tmp_path / "study.jsonl")))
+    cell = study.cells()[0]
+    with monkeypatch.context() as stops:
+        stops.setattr(
+            Preemption, "_own", lambda self, trainer: Reason.TERMINATED if trainer.global_step == 2 else Reason.NONE
+        )
+        with pytest.raises(CellStoppedError, match=rf"{cell.name} was stopped after step 2"):
+            run_cell(study, cell)
+    assert not (study.folder(cell) / "picked.json").exists() and not (tmp_path / "study.jsonl").exists()
+    run_cell(study, cell)
+    picked = json.loads((study.folder(cell) / "picked.json").read_text())
+    assert set(picked["losses"]) == {"2", "4"} and is_done(study, cell)
 
 
 def test_two_processes_do_not_work_on_one_cell(tmp_path: Path) -> None:
