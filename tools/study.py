@@ -25,10 +25,12 @@ console = Console(width=None if Console().is_terminal else 120)
 
 def run(args: argparse.Namespace) -> int:
     """Runs what is left to do; the table grows with every cell."""
-    from mmflow.study.launch import Outcome, run_locally, submit, unfinished, write_array
+    from mmflow.study.launch import Outcome, run_locally, submit, write_array
     from mmflow.study.plan import read_study
+    from mmflow.study.records import unfinished
 
     study = read_study(args.config)
+    _write(study, quiet=True)  # what is known already must compare before more is trained
     total, cells = len(study.cells()), [cell for cell in unfinished(study) if args.only in cell.name]
     console.print(f"{escape(study.out)}: {total} cells, {len(cells)} to run")
     if not cells:
@@ -45,9 +47,10 @@ def run(args: argparse.Namespace) -> int:
     def ended(outcome: Outcome) -> None:
         nonlocal ended_cells
         ended_cells += 1
-        from mmflow.study.folder import BUSY
+        from mmflow.study.folder import BUSY, STOPPED
 
-        word = {0: "done", BUSY: "left to another process"}.get(outcome.status, "[red]FAILED[/]")
+        words = {0: "done", BUSY: "left to another process", STOPPED: "[red]STOPPED[/]"}
+        word = words.get(outcome.status, "[red]FAILED[/]")
         what = escape(outcome.cell.name)
         console.print(f"{ended_cells}/{len(cells)}  {what}  {word}  {outcome.seconds:.0f} s", soft_wrap=True)
         if outcome.status == 0:
@@ -59,7 +62,9 @@ def run(args: argparse.Namespace) -> int:
     run_locally(study, args.config, cells, args.processes, ended)
     status = collect(args)
     if failed:
-        console.print(f"[red]{len(failed)} cell(s) failed[/]; `run` tries them again: {escape(', '.join(failed))}")
+        console.print(
+            f"[red]{len(failed)} cell(s) are not done[/]; `run` tries them again: {escape(', '.join(failed))}"
+        )
     return 1 if failed else status
 
 
@@ -72,9 +77,11 @@ def collect(args: argparse.Namespace) -> int:
 
 
 def _write(study: Any, quiet: bool) -> None:
+    from mmflow.study.records import record
     from mmflow.study.table import collect as gather
     from mmflow.study.table import curves, write_table
 
+    record(study)
     rows, missing = gather(study)
     if points := curves(study):
         write_table(points, Path(study.out), "curves")

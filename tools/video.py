@@ -39,7 +39,8 @@ def run(args: argparse.Namespace) -> None:
 def compare(out: Path, prompts: int, first_frames: dict[str, Any] | None) -> None:
     """Scores and validation losses at the ends of the runs, and of the carried one at every checkpoint."""
     from mmflow.metrics.protocol import MOTION
-    from mmflow.study.carried import PICTURES, losses, score
+    from mmflow.study.carried import PICTURES, score
+    from mmflow.study.logged import losses
 
     grid = Table(title="Shapes world, judged exactly", title_justify="left")
     for column in ("checkpoint", "pictures right", "motion right", "picture loss", "clip loss"):

@@ -1,9 +1,8 @@
 """Pictures carried to video on the shapes world: which runs are made, and what each of their checkpoints can do."""
 
-import csv
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -192,17 +191,3 @@ def from_first_frames(run: Path, number: int) -> dict[str, Any]:
     found: dict[str, Any] = {name: trained.accuracy(asked, clips) for name, clips in made.items() if name != "free"}
     found["distance"] = {"held": distance("first_frame"), "free": distance("free"), "text": distance("text")}
     return found
-
-
-def losses(run: Path) -> dict[int, dict[str, float]]:
-    """Optimizer steps done -> validation losses of pictures and, where there are clips, of clips."""
-    names = {"val/loss_picture": "pictures", "val/loss_clip": "clips"}
-    return {step + 1: {names[n]: value for n, value in row.items()} for step, row in logged(run, list(names))}
-
-
-def logged(run: Path, names: Sequence[str]) -> Iterator[tuple[int, Mapping[str, float]]]:
-    """Rows of a run's metrics.csv that have the first of these numbers: step, and those numbers that they have."""
-    with (run / "metrics.csv").open(newline="") as file:
-        for row in csv.DictReader(file):
-            if row.get(names[0]):
-                yield int(row["step"]), {name: float(row[name]) for name in names if row.get(name)}

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from mmflow.metrics.protocol import MOTION
-from mmflow.study.carried import PICTURES, logged, losses, tokens_per_step
+from mmflow.study.carried import PICTURES, tokens_per_step
+from mmflow.study.logged import logged, losses
 from mmflow.study.plot import pyplot_here, save
 
 STYLES = {"pictures": "#7f7f7f", "carried": "#1f77b4", "scratch": "#d62728"}

@@ -23,36 +23,58 @@ from pathlib import Path
 from typing import Any
 
 from mmflow.study.controls import controls_of, require_equal
-from mmflow.study.folder import BUSY, CellBusyError, curve_weights, is_done, lock, score_file
+from mmflow.study.folder import (
+    BUSY,
+    STOPPED,
+    CellBusyError,
+    CellStoppedError,
+    curve_weights,
+    is_done,
+    lock,
+    score_file,
+)
 from mmflow.study.judge import ShapesJudge
 from mmflow.study.plan import Cell, Setting, Study, read_study
+from mmflow.study.records import is_recorded, record, require_recorded_controls
 from mmflow.study.size import size_of_run
 from mmflow.train.run import write_json
 from mmflow.train.saved import remove
 
 
 def run_cell(study: Study, cell: Cell) -> None:
-    """Trains, picks, samples and scores, as far as that is not done yet.
+    """Trains, picks, samples and scores, as far as that is not done yet, and adds the cell to the study's records.
 
     Raises:
         CellBusyError: if another process works on it.
-        ValueError: if the configuration is wrong, or not the one with which the cell was begun.
+        CellStoppedError: if training was stopped from outside; it goes on from there the next time.
+        ValueError: if the configuration is wrong, or not the one with which the cell was begun, or another than that
+            of the cells in the records.
     """
     folder = study.folder(cell)
     with lock(folder):
+        if is_recorded(study, cell):
+            print(f"{cell.name} is in {study.records}")
+            return
         if not (folder / "picked.json").is_file():
             fit(study, cell)
             pick(folder, study.curve)
+        if study.curve and not (folder / "curve").is_dir():
+            raise ValueError(
+                f"{folder}: was trained before this study had `curve: true`, and its checkpoints are gone. Remove the "
+                "folder to train it again"
+            )
         if study.curve and not (folder / "size.json").is_file():
             write_json(folder / "size.json", asdict(size_of_run(folder / "run" / "config.yaml")))
         if not is_done(study, cell):
             score(study, cell)
+    record(study, [cell])
 
 
 def fit(study: Study, cell: Cell) -> None:
     """Trains the cell by the command line's own `fit`, in this process; continues what was begun."""
     from mmflow.__main__ import quieten
     from mmflow.cli import MmflowCLI
+    from mmflow.train.preemption import is_stopped
 
     quieten()
     drop_unvalidated(study.folder(cell) / "run")
@@ -62,6 +84,7 @@ def fit(study: Study, cell: Cell) -> None:
     if not cli.datamodule.is_shapes:
         raise ValueError("a study scores pictures of the shapes world: data.train_shards cannot be judged")
     controls = controls_of(config, study.varied(), ShapesJudge(cli.datamodule.world, study.judge).identity())
+    require_recorded_controls(study, cell, controls)
     kept = folder / "controls.json"
     if kept.is_file():
         require_equal(json.loads(kept.read_text()), controls, f"{folder.name} as it was begun and as it is now")
@@ -70,6 +93,8 @@ def fit(study: Study, cell: Cell) -> None:
     cli.run()
     before = json.loads((folder / "seconds.json").read_text()) if (folder / "seconds.json").is_file() else 0.0
     write_json(folder / "seconds.json", before + time.monotonic() - started)
+    if is_stopped(cli.trainer):  # a run ends in order then, and must not be taken for one that is over
+        raise CellStoppedError(f"{folder.name} was stopped after step {cli.trainer.global_step}")
 
 
 def validation_losses(metrics: Path) -> dict[int, float]:
@@ -218,6 +243,9 @@ def main(arguments: list[str]) -> int:
     except CellBusyError:
         print(f"{arguments[1]} is being worked on by another process")
         return BUSY
+    except CellStoppedError as stopped:
+        print(f"{stopped}: `study.py run` goes on from there")
+        return STOPPED
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

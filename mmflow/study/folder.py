@@ -11,8 +11,16 @@ BUSY = 75
 """Exit status of a cell that another process works on (EX_TEMPFAIL)."""
 
 
+STOPPED = 143
+"""Exit status of a cell that was stopped from outside before its training was over (128 + SIGTERM)."""
+
+
 class CellBusyError(Exception):
     """Another process works on this cell."""
+
+
+class CellStoppedError(Exception):
+    """Training was stopped from outside: what there is of it is no whole cell."""
 
 
 @contextmanager
@@ -33,8 +41,12 @@ def lock(folder: Path) -> Iterator[None]:
 
 def score_file(folder: Path, weights: str, setting: Setting) -> Path:
     """Where the numbers of one kind of weights in one sampling setting lie."""
-    name = f"{weights}-{setting.solver}-{setting.num_steps}-cfg{setting.guidance_scale:g}"
-    return folder / "scores" / f"{name}.json"
+    return folder / "scores" / f"{score_name(weights, setting)}.json"
+
+
+def score_name(weights: str, setting: Setting) -> str:
+    """Of the numbers of one kind of weights in one sampling setting."""
+    return f"{weights}-{setting.solver}-{setting.num_steps}-cfg{setting.guidance_scale:g}"
 
 
 def curve_weights(folder: Path) -> list[Path]:
@@ -43,8 +55,10 @@ def curve_weights(folder: Path) -> list[Path]:
 
 
 def is_done(study: Study, cell: Cell) -> bool:
-    """Whether nothing is left to do."""
+    """Whether nothing is left to do in the cell's folder."""
     folder = study.folder(cell)
-    if study.curve and (not (folder / "size.json").is_file() or curve_weights(folder)):
-        return False
+    if study.curve:
+        scored = any((folder / "curve").glob("step-*.json"))
+        if not (folder / "size.json").is_file() or not scored or curve_weights(folder):
+            return False
     return all(score_file(folder, weights, s).is_file() for weights in study.weights for s in study.settings)

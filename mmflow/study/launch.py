@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmflow.study.folder import is_done
 from mmflow.study.plan import Cell, Study
 
 POLL = 0.2
@@ -18,7 +17,9 @@ TAIL = 6
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a cell ended: 0 well, `folder.BUSY` elsewhere, anything else badly; `tail` is the end of its log."""
+    """How a cell ended: 0 well, `folder.BUSY` elsewhere, `folder.STOPPED` half done, anything else badly; `tail` is the
+    end of its log.
+    """
 
     cell: Cell
     status: int
@@ -71,11 +72,6 @@ def run_locally(
             process.terminate()
         for process in running:
             process.wait()
-
-
-def unfinished(study: Study) -> list[Cell]:
-    """The cells that have something left to do."""
-    return [cell for cell in study.cells() if not is_done(study, cell)]
 
 
 def write_array(study: Study, config: Path, cells: Sequence[Cell], processes: int, options: Sequence[str]) -> Path:

@@ -84,6 +84,7 @@ class Study:
         matched: `parameters` or `flops` -> values of `rows` that are meant to be alike in it, the first of them the one
             that the others are matched to.
         curve: every checkpoint that was validated is scored too, by the first setting and averaged weights.
+        records: a .jsonl file to which every finished cell is added: what it has is not run again on another machine.
     """
 
     base: str
@@ -97,6 +98,7 @@ class Study:
     judge: JudgeSettings = JudgeSettings()
     matched: dict[str, list[str]] = field(default_factory=dict)
     curve: bool = False
+    records: str | None = None
 
     def __post_init__(self) -> None:
         if self.rows not in self.axes:
@@ -105,6 +107,8 @@ class Study:
             raise ValueError("a study needs at least one seed, one sampling setting and one kind of weights")
         if unknown := set(self.weights) - {"ema", "raw"}:
             raise ValueError(f"weights are ema and raw, got {', '.join(map(str, unknown))}")
+        if self.records is not None and not str(self.records).endswith(".jsonl"):
+            raise ValueError(f"records: a study's finished cells are kept in a .jsonl file, got {self.records!r}")
         for name in self.axes:
             values = self.axis(name)
             if not values:

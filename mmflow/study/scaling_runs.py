@@ -1,15 +1,13 @@
 """The runs of a scaling study: what each size had learned after every stretch of training."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import yaml
 
-from mmflow.study.carried import losses as media_losses
 from mmflow.study.plan import Study
+from mmflow.study.records import known
 from mmflow.study.scaling import MIN_SIZES, Estimate, Fit, Floats, fit_power_law, fit_size_and_data
 from mmflow.study.table import curves
 
@@ -78,17 +76,14 @@ def read_runs(study: Study) -> list[SizeRun]:
         raise ValueError("a scaling study compares checkpoints: set `curve: true`")
     rows = curves(study)
     runs = []
-    for cell in study.cells():
-        folder = study.folder(cell)
+    for cell, results in known(study):
         own = [row for row in rows if all(row[name] == text for name, text in cell.labels.items())]
-        if not own:
+        if results is None or not own:
             continue
-        config = yaml.safe_load((folder / "run" / "config.yaml").read_text())
-        by_step = media_losses(folder / "run")
-        seconds = float(json.loads((folder / "seconds.json").read_text()))
-        found = [_checkpoint(row, by_step[row["step"]], int(config["data"]["batch_size"])) for row in own]
+        batch = int({**results.controls, **cell.overrides}["data.batch_size"])
+        found = [_checkpoint(row, results.media[row["step"]], batch) for row in own]
         label = cell.labels[study.rows]
-        runs.append(SizeRun(label, cell.labels["seed"], int(own[0]["parameters"]), seconds, tuple(found)))
+        runs.append(SizeRun(label, cell.labels["seed"], int(own[0]["parameters"]), results.seconds, tuple(found)))
     if len({run.label for run in runs}) < MIN_SIZES + 1:
         raise ValueError(
             f"{study.out}: {len({run.label for run in runs})} sizes are done, {MIN_SIZES + 1} are needed: "

@@ -1,7 +1,6 @@
 """The tidy table of a study: one row per cell, kind of weights and sampling setting; parquet and CSV."""
 
 import csv
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -9,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from mmflow.study.controls import fingerprint, require_equal
-from mmflow.study.folder import score_file
+from mmflow.study.folder import score_name
 from mmflow.study.plan import Study
+from mmflow.study.records import known
 
 Row = dict[str, Any]
 KEYS = ("weights", "solver", "num_steps", "guidance_scale")
@@ -27,25 +27,23 @@ def collect(study: Study) -> tuple[list[Row], list[str]]:
     rows: list[Row] = []
     missing: list[str] = []
     first: tuple[str, dict[str, Any]] | None = None
-    for cell in study.cells():
-        folder, begun = study.folder(cell), len(rows)
-        if (folder / "picked.json").is_file():
-            controls = json.loads((folder / "controls.json").read_text())
-            asked = {f"judged.{name}": value for name, value in asdict(study.judge).items()}
-            require_equal(
-                {name: controls.get(name) for name in asked}, asked, f"{folder.name} as judged and this study"
-            )
-            first = first or (folder.name, controls)
-            require_equal(first[1], controls, f"{first[0]} and {folder.name}")
-            picked = json.loads((folder / "picked.json").read_text())
-            seconds = json.loads((folder / "seconds.json").read_text())
-            shared = {"step": picked["step"], "val_loss": picked["val_loss"], "train_seconds": round(seconds, 1)}
+    asked = {f"judged.{name}": value for name, value in asdict(study.judge).items()}
+    for cell, results in known(study):
+        begun = len(rows)
+        if results is not None:
+            controls = results.controls
+            judged = {name: controls.get(name) for name in asked}
+            require_equal(judged, asked, f"{cell.name} as judged and this study")
+            first = first or (cell.name, controls)
+            require_equal(first[1], controls, f"{first[0]} and {cell.name}")
+            picked = results.picked
+            shared = {"step": picked["step"], "val_loss": picked["val_loss"]}
+            shared["train_seconds"] = round(results.seconds, 1)
             for weights in study.weights:
                 for s in study.settings:
-                    path = score_file(folder, weights, s)
-                    if path.is_file():
+                    numbers = results.scores.get(score_name(weights, s))
+                    if numbers is not None:
                         keys = dict(zip(KEYS, (weights, s.solver, s.num_steps, s.guidance_scale), strict=True))
-                        numbers = json.loads(path.read_text())
                         rows.append({**cell.labels, **keys, **shared, **numbers, "controls": fingerprint(controls)})
         have, all_ = len(rows) - begun, len(study.weights) * len(study.settings)
         if have < all_:
@@ -57,17 +55,15 @@ def collect(study: Study) -> tuple[list[Row], list[str]]:
 def curves(study: Study) -> list[Row]:
     """One row per cell and checkpoint that was validated and scored: steps done, FLOPs spent, loss and scores."""
     rows: list[Row] = []
-    for cell in study.cells():
-        folder = study.folder(cell)
-        if not (folder / "picked.json").is_file() or not (folder / "size.json").is_file():
+    for cell, results in known(study):
+        if results is None or results.size is None:
             continue
-        size, losses = (json.loads((folder / f"{name}.json").read_text()) for name in ("size", "picked"))
-        for path in sorted((folder / "curve").glob("step-*.json")):
-            step = int(path.stem.split("-")[1])
-            spent = {"step": step, "flops": step * size["step_flops"], "val_loss": losses["losses"][str(step)]}
+        size, losses = results.size, results.picked["losses"]
+        for step, numbers in sorted(results.curve.items()):
+            spent = {"step": step, "flops": step * size["step_flops"], "val_loss": losses[str(step)]}
             first = study.settings[0]
             setting = dict(zip(KEYS, ("ema", first.solver, first.num_steps, first.guidance_scale), strict=True))
-            rows.append({**cell.labels, **setting, **spent, **size, **json.loads(path.read_text())})
+            rows.append({**cell.labels, **setting, **spent, **size, **numbers})
     return rows
 
 

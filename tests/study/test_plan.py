@@ -66,6 +66,7 @@ BAD = {
     "matched in nothing": ({"matched": {"size": ["rf"]}}, ["size", "parameters or flops"]),
     "matched and not there": ({"matched": {"flops": ["rf", "rff"]}}, ["rff", "rf, edm(-1.20,1.20)"]),
     "unknown weights": ({"weights": ("swa",)}, ["swa"]),
+    "records of another kind": ({"records": "docs/study.csv"}, [".jsonl", "docs/study.csv"]),
 }
 
 

@@ -12,11 +12,12 @@ import pytest
 import yaml
 
 from mmflow.study.cell import drop_unvalidated, run_cell
-from mmflow.study.folder import CellBusyError, is_done, lock, score_file
-from mmflow.study.launch import unfinished
+from mmflow.study.folder import CellBusyError, CellStoppedError, is_done, lock, score_file
 from mmflow.study.plan import Study, read_study
+from mmflow.study.records import unfinished
 from mmflow.study.standing import rank_columns
 from mmflow.study.table import collect, curves, read_table, write_table
+from mmflow.train.preemption import Preemption, Reason
 
 ROOT = Path(__file__).parent.parent.parent
 TOOL = str(ROOT / "tools" / "study.py")
@@ -204,6 +205,24 @@ def test_a_checkpoint_that_was_saved_but_not_validated_is_made_again(tmp_path: P
     assert not list((tmp_path / "checkpoints").iterdir())
 
 
+def test_a_cell_that_is_stopped_in_training_is_not_taken_for_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As SIGTERM does it, of whoever stops the runner or of SLURM: the run ends in order after its first checkpoint."""
+    study = read_study(write_study(tmp_path, records=str(tmp_path / "study.jsonl")))
+    cell = study.cells()[0]
+    with monkeypatch.context() as stops:
+        stops.setattr(
+            Preemption, "_own", lambda self, trainer: Reason.TERMINATED if trainer.global_step == 2 else Reason.NONE
+        )
+        with pytest.raises(CellStoppedError, match=rf"{cell.name} was stopped after step 2"):
+            run_cell(study, cell)
+    assert not (study.folder(cell) / "picked.json").exists() and not (tmp_path / "study.jsonl").exists()
+    run_cell(study, cell)
+    picked = json.loads((study.folder(cell) / "picked.json").read_text())
+    assert set(picked["losses"]) == {"2", "4"} and is_done(study, cell)
+
+
 def test_two_processes_do_not_work_on_one_cell(tmp_path: Path) -> None:
     study = read_study(write_study(tmp_path))
     cell = study.cells()[0]
@@ -225,6 +244,52 @@ def test_the_commands_rank_and_plot(done: Path) -> None:
     tool("plot", done / "out", "--out", done / "figures", "--kind", "curves")
     names = ("steps.png", "ranks.png", "curves.png")
     assert all((done / "figures" / name).stat().st_size > 10_000 for name in names)
+
+
+def test_records_stand_in_for_the_folders(done: Path, tmp_path: Path) -> None:
+    """On another machine, where there is nothing but the records: the same tables and ranks, and nothing to run."""
+    records = str(tmp_path / "kept" / "study.jsonl")
+    here = write_study(done, records=records)
+    tool("collect", "--config", here)
+    (tmp_path / "there").mkdir()
+    there = write_study(tmp_path / "there", records=records)
+    before = Path(records).read_bytes()
+    assert "2 cells, 0 to run" in tool("run", "--config", there)
+    for name in ("table", "curves"):
+        assert read_table(tmp_path / "there" / "out", name) == read_table(done / "out", name)
+    assert tool("rank", tmp_path / "there" / "out", "--config", there) == tool("rank", done / "out", "--config", here)
+    tool("plot", tmp_path / "there" / "out", "--config", there)
+    tool("plot", tmp_path / "there" / "out", "--config", there, "--kind", "curves")
+    assert not (tmp_path / "there" / "out" / "cells").exists() and Path(records).read_bytes() == before
+
+
+def test_a_cell_of_other_controls_than_the_records_is_not_trained(done: Path, tmp_path: Path) -> None:
+    records = str(tmp_path / "study.jsonl")
+    tool("collect", "--config", write_study(done, records=records))
+    fixed = yaml.safe_load((done / "study.yaml").read_text())["fixed"] | {"data.batch_size": 4}
+    values = ["Uniform", "LogitNormal", "CosMap"]
+    path = write_study(tmp_path, fixed=fixed, records=records, axes={"model.objective.density": values})
+    said = tool("run", "--config", path, fails=True)
+    assert "differ in what a study keeps equal:" in said and "data.batch_size: 8 -> 4" in said
+    (cell,) = unfinished(read_study(path))
+    assert not (read_study(path).folder(cell) / "run" / "metrics.csv").exists()
+    write_study(done)
+
+
+def test_a_cell_that_ends_is_added_to_the_records(done: Path, tmp_path: Path) -> None:
+    """One more value, on a machine that has but the records: only that one is trained."""
+    records = tmp_path / "study.jsonl"
+    tool("collect", "--config", write_study(done, records=str(records)))
+    values = ["Uniform", "LogitNormal", "CosMap"]
+    path = write_study(tmp_path, records=str(records), axes={"model.objective.density": values})
+    before = records.read_text()
+    said = tool("run", "--config", path)
+    assert "3 cells, 1 to run" in said and "12 rows" in said
+    assert records.read_text().startswith(before)
+    (line,) = records.read_text()[len(before) :].splitlines()
+    assert json.loads(line)["labels"] == {"model.objective.density": "CosMap", "seed": "0"}
+    assert [path.name.split("_")[0] for path in (tmp_path / "out" / "cells").iterdir()] == ["CosMap"]
+    write_study(done)
 
 
 @pytest.mark.slow
