@@ -36,16 +36,18 @@ class Protocol:
         images: per prompt.
         held_out_prompts: per task and held-out split; 0 asks none.
         seed: of the choice of prompts and of the first image's noise.
+        tasks: of pictures; a run too small for GenEval's six can be asked for some.
     """
 
     prompts: int = 100
     images: int = 4
     held_out_prompts: int = 100
     seed: int = 0
+    tasks: tuple[str, ...] = GENEVAL_TASKS
 
     def questions(self, world: World, clips: bool) -> list[Question]:
-        """All of them, GenEval's six tasks first; `clips` adds motion."""
-        tasks = (*GENEVAL_TASKS, *((MOTION,) if clips else ()))
+        """All of them, those of pictures first; `clips` adds motion."""
+        tasks = (*self.tasks, *((MOTION,) if clips else ()))
         asked = [(IID, task, self.prompts) for task in tasks]
         if self.held_out_prompts:
             asked += [

@@ -67,19 +67,21 @@ class _Ledger:
         return bootstrap(groups) if all(groups.values()) else None
 
 
-def score_shapes(world: World, samples: Iterable[tuple[Metadata, Frames]], median: bool = False) -> dict[str, Score]:
+def score_shapes(
+    world: World, samples: Iterable[tuple[Metadata, Frames]], median: bool = False, tasks: Sequence[str] = TASKS
+) -> dict[str, Score]:
     """Every score that the samples allow.
 
     Args:
         world: whose shapes and colours are looked for.
         samples: (metadata of the prompt, uint8 frames (T, H, W, 3)), several per prompt if you like.
         median: filter noise first.
+        tasks: what `geneval/overall` is the mean of.
 
     Returns:
         name -> {value, low, high, n}, values 0..1 with 95 % intervals (Wilson for rates, bootstrap over prompts for
         `geneval/overall`, `geneval/exact` and `motion/consistency`). Names: `geneval/<task>` for each task that has
-        samples, `geneval/overall` and `geneval/exact` (nothing but the prompt's objects; over all six tags) if all six
-        have; `motion/accuracy` (object and motion), `motion/speed` (that and its speed, of the prompts that tell one),
+        samples, `geneval/overall` if all `tasks` have; `geneval/exact` (nothing but the prompt's objects) if all six have; `motion/accuracy` (object and motion), `motion/speed` (that and its speed, of the prompts that tell one),
         `motion/consistency`, `motion/smooth` if there are clips.
     """
     ledger = _Ledger()
@@ -98,7 +100,7 @@ def score_shapes(world: World, samples: Iterable[tuple[Metadata, Frames]], media
             ledger.add(f"geneval/{tag}", prompt, right)
             ledger.add(f"exact/{tag}", prompt, right and exact(metadata, found))
     result = {
-        "geneval/overall": ledger.macro([f"geneval/{task}" for task in TASKS]),
+        "geneval/overall": ledger.macro([f"geneval/{task}" for task in tasks]),
         **{f"geneval/{task}": ledger.rate(f"geneval/{task}") for task in TASKS},
         "geneval/exact": ledger.macro([f"exact/{task}" for task in TASKS]),
         "motion/accuracy": ledger.rate("motion/accuracy"),

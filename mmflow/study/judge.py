@@ -17,6 +17,7 @@ from mmflow.metrics.protocol import IID, Protocol, Question
 from mmflow.metrics.proxy import summary
 from mmflow.metrics.random_features import RandomFeatures
 from mmflow.metrics.shapes_scores import score_shapes
+from mmflow.shapes.prompts import GENEVAL_TASKS
 from mmflow.shapes.world import World
 from mmflow.study.plan import JudgeSettings
 
@@ -50,7 +51,14 @@ class ShapesJudge:
         }
         if self.settings.clip is not None:  # studies from before it could be asked for have no such key
             identity |= {"clip": self.settings.clip, "clip_network": ClipScore(self.settings.clip).identity()}
+        if self.settings.tasks is not None:
+            identity |= {"score": f"shapes-world GenEval, mean of {', '.join(self.tasks)}", "tasks": list(self.tasks)}
         return identity
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """What is asked, and the score's mean is taken of."""
+        return self.settings.tasks or GENEVAL_TASKS
 
     def networks(self) -> dict[str, AbstractFeatures]:
         """What distances are taken on, by what their columns begin with."""
@@ -59,7 +67,9 @@ class ShapesJudge:
 
     def questions(self) -> list[Question]:
         """What is asked, pictures only."""
-        asked = Protocol(self.settings.prompts, self.settings.images, held_out_prompts=0, seed=self.settings.seed)
+        asked = Protocol(
+            self.settings.prompts, self.settings.images, held_out_prompts=0, seed=self.settings.seed, tasks=self.tasks
+        )
         return [question for question in asked.questions(self.world, clips=False) if question.split == IID]
 
     def requests(self) -> list[Request]:
@@ -79,11 +89,12 @@ class ShapesJudge:
 
         Returns:
             score with `score_error`, distances with `frechet_error` and `kernel_error` (standard errors: of the
-            score over prompts, of the distances over pictures), GenEval's six tasks, and n; with a CLIP clip_score,
+            score over prompts, of the distances over pictures), each task of GenEval, and n; with a CLIP clip_score,
             clip_frechet and clip_kernel likewise.
         """
         questions = self.questions()
-        scores = score_shapes(self.world, [(q.metadata, f) for q, f in zip(questions, made, strict=True)])
+        answers = [(q.metadata, f) for q, f in zip(questions, made, strict=True)]
+        scores = score_shapes(self.world, answers, tasks=self.tasks)
         overall = scores.pop("geneval/overall")
         numbers = {"score": overall["value"], "score_error": (overall["high"] - overall["low"]) / (2 * Z95)}
         for prefix, network in self.networks().items():

@@ -11,6 +11,8 @@ from typing import Any
 
 import yaml
 
+from mmflow.shapes.prompts import GENEVAL_TASKS
+
 FORMULATION = "model.formulation"
 PRESETS = ("paper", "table1")
 """Named lists of values for the axis `model.formulation`: the paper's 61, and the rows of its Table 1."""
@@ -43,12 +45,24 @@ class JudgeSettings:
         images: per prompt.
         seed: of the choice of prompts and of the noise.
         clip: a CLIP's folder: adds the columns clip_score, clip_frechet and clip_kernel.
+        tasks: of GenEval that are asked, and whose mean is the score; null is all six.
+
+    Raises:
+        ValueError: for a task that there is not.
     """
 
     prompts: int = 20
     images: int = 2
     seed: int = 0
     clip: str | None = None
+    tasks: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        unknown = [task for task in self.tasks or () if task not in GENEVAL_TASKS]
+        if unknown or self.tasks == ():
+            raise ValueError(
+                f"judge.tasks must be some of {', '.join(GENEVAL_TASKS)}, got {', '.join(map(str, unknown)) or 'none'}"
+            )
 
 
 @dataclass(frozen=True)
@@ -225,7 +239,8 @@ def read_study(path: str | Path) -> Study:
     for name, kind in (("judge", JudgeSettings),):
         if name in content:
             _check_keys(f"{path}: {name}", content[name], kind)
-            content[name] = kind(**content[name])
+            given = {key: tuple(value) if isinstance(value, list) else value for key, value in content[name].items()}
+            content[name] = kind(**given)
     if "settings" in content:
         for each in content["settings"]:
             _check_keys(f"{path}: settings", each, Setting, required=("num_steps", "guidance_scale"))

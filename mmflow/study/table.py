@@ -1,6 +1,7 @@
 """The tidy table of a study: one row per cell, kind of weights and sampling setting; parquet and CSV."""
 
 import csv
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -27,7 +28,7 @@ def collect(study: Study) -> tuple[list[Row], list[str]]:
     rows: list[Row] = []
     missing: list[str] = []
     first: tuple[str, dict[str, Any]] | None = None
-    asked = {f"judged.{name}": value for name, value in asdict(study.judge).items()}
+    asked = {f"judged.{name}": value for name, value in json.loads(json.dumps(asdict(study.judge))).items()}
     for cell, results in known(study):
         begun = len(rows)
         if results is not None:

@@ -37,3 +37,22 @@ def test_with_a_clip_its_score_and_distances_stand_beside_the_others(clip: str) 
     assert min(numbers[f"clip_{name}_error"] for name in ("score", "kernel", "frechet")) > 0
     assert judge.identity()["clip_network"]["network"] == "tiny-clip" and "clip" not in plain.identity()
     json.dumps(judge.identity())
+
+
+def test_a_study_may_ask_for_some_of_the_tasks_only() -> None:
+    judge = ShapesJudge(WORLD, JudgeSettings(prompts=4, images=1, tasks=("colors", "counting")))
+    asked = judge.questions()
+    assert {question.metadata["tag"] for question in asked} == {"colors", "counting"} and len(asked) == 8
+    made = [WORLD.illustrate(question.metadata, 7, i).frames for i, question in enumerate(asked)]
+    blank = [np.full_like(f, 128) if q.metadata["tag"] == "colors" else f for q, f in zip(asked, made, strict=True)]
+    numbers = judge(blank, judge.reference())
+    assert (numbers["geneval/colors"], numbers["geneval/counting"], numbers["score"]) == (0, 1, 0.5)
+    assert "geneval/position" not in numbers
+    assert judge.identity()["tasks"] == ["colors", "counting"]
+    assert "tasks" not in ShapesJudge(WORLD, JudgeSettings()).identity()
+
+
+@pytest.mark.parametrize("tasks", [("colours",), ()])
+def test_tasks_that_there_are_not_are_named(tasks: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match="some of single_object, two_object"):
+        JudgeSettings(tasks=tasks)
