@@ -81,7 +81,8 @@ def score_shapes(
     Returns:
         name -> {value, low, high, n}, values 0..1 with 95 % intervals (Wilson for rates, bootstrap over prompts for
         `geneval/overall`, `geneval/exact` and `motion/consistency`). Names: `geneval/<task>` for each task that has
-        samples, `geneval/overall` if all `tasks` have; `geneval/exact` (nothing but the prompt's objects) if all six have; `motion/accuracy` (object and motion), `motion/speed` (that and its speed, of the prompts that tell one),
+        samples, `geneval/overall` if all `tasks` have; `geneval/exact` (nothing but the prompt's objects) if all six
+        have; `motion/accuracy` (object and motion), `motion/speed` (that and its speed, of the prompts that tell one),
         `motion/consistency`, `motion/smooth` if there are clips.
     """
     ledger = _Ledger()

@@ -27,7 +27,7 @@ def is_hidden(name: str, parameter: Tensor) -> bool:
 
 
 def num_stacked(name: str, parameter: Tensor) -> int:
-    """How many maps a weight is: queries, keys and values, or the vectors of a modulation, stand one below the other."""
+    """How many maps stand one below the other in a weight: queries, keys and values, or the vectors of a modulation."""
     rows, columns = parameter.shape
     if "modulation" in name:
         return rows // columns if rows % columns == 0 else 1
