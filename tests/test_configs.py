@@ -19,6 +19,7 @@ NUM_CELLS = {
     "study_backbones": 27,
     "study_backbones_pilot": 10,
     "study_scale": 4,
+    "study_adaptive": 8,
 }
 CONFIGS = sorted({*(ROOT / "configs").glob("*.yaml")} - {*STUDIES})
 

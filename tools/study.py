@@ -7,6 +7,7 @@ python tools/study.py plot TABLE_OR_FOLDER                   score and distance 
 python tools/study.py plot FOLDER --kind curves              loss and scores in training, against steps and FLOPs
 python tools/study.py sizes --config STUDY.yaml              parameters and FLOPs of each cell; what is not matched
 python tools/study.py scale --config STUDY.yaml --out P.md   power laws, the best size, the next size's loss; a page
+python tools/study.py variance --config STUDY.yaml           how the gradient varies between steps, by how t is drawn
 """
 
 import argparse
@@ -201,6 +202,23 @@ def scale(args: argparse.Namespace) -> int:
     return 0
 
 
+def variance(args: argparse.Namespace) -> int:
+    """Prints and writes how much loss and gradient of the trained cells vary between steps, by how t is drawn."""
+    from mmflow.study.plan import read_study
+    from mmflow.study.table import write_table
+    from mmflow.study.variance_rows import measure_cell, variance_table
+
+    study = read_study(args.config)
+    cells = [cell for cell in study.cells() if (study.folder(cell) / f"{args.weights}.safetensors").is_file()]
+    here = [cell for cell in cells if args.only in cell.name]
+    if not here:
+        raise ValueError(f"{study.out}: no cell has its weights here; records have none: `study.py run` makes them")
+    rows = [row for cell in here for row in measure_cell(study, cell, args.weights, args.steps, args.batch)]
+    console.print(variance_table(rows))
+    console.print(f"{len(rows)} rows: {write_table(rows, Path(study.out), 'variance')}", markup=False, soft_wrap=True)
+    return 0
+
+
 def _metrics(args: argparse.Namespace) -> Any:
     from mmflow.study.standing import Metrics
 
@@ -229,6 +247,7 @@ def parser() -> argparse.ArgumentParser:
         (collect, "write the table"),
         (sizes, "parameters and FLOPs"),
         (scale, "power laws over sizes"),
+        (variance, "gradient variance"),
     )
     for verb, does in verbs_of_a_file:
         sub = verbs.add_parser(verb.__name__, help=does)
@@ -239,6 +258,11 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--launcher", choices=("local", "slurm"), default="local")
     sub.add_argument("--sbatch", nargs="*", default=[], help='SLURM options, as in --sbatch="--gres=gpu:1"')
     sub.add_argument("--dry-run", action="store_true", help="slurm: write the script, do not submit it")
+    sub.add_argument("--only", default="", help="cells whose name contains this")
+    sub = verbs.choices["variance"]
+    sub.add_argument("--steps", type=int, default=64, help="to measure over, a multiple of 8")
+    sub.add_argument("--batch", type=int, default=64, help="samples of a step")
+    sub.add_argument("--weights", choices=("raw", "ema"), default="raw")
     sub.add_argument("--only", default="", help="cells whose name contains this")
     sub = verbs.choices["scale"]
     sub.add_argument("--held-out", help="value of the axis that no fit sees; the largest if not given")

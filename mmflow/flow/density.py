@@ -167,10 +167,17 @@ class AsWeight(AbstractDensity):
     """A density as the weight of a uniformly drawn t (eq 18): the same objective, another variance.
 
     Attributes:
-        density: whose pdf weighs.
+        density: whose pdf weighs; it may be shifted, but must not weigh itself.
     """
 
-    density: AbstractSampler
+    density: AbstractSampler | Shifted
+
+    def __post_init__(self) -> None:
+        inner: AbstractDensity = self.density
+        while isinstance(inner, Shifted):
+            inner = inner.density
+        if not isinstance(inner, AbstractSampler):
+            raise ValueError(f"a density draws or weighs, never both: AsWeight takes none that weighs, got {inner}")
 
     def quantile(self, u: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         return u

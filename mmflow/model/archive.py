@@ -31,6 +31,19 @@ class Entry:
     kind: str
     """Safetensors' name of the dtype."""
 
+    def check(self) -> None:
+        """Refuses numbers that cannot be trained on.
+
+        Raises:
+            ValueError: if they are quantised or whole.
+        """
+        if self.kind not in DTYPES:
+            named = "fp8" if "F8" in self.kind else "quantised"
+            raise ValueError(
+                f"{self.file}: {self.name} is of type {self.kind}: {named} weights cannot be trained: fetch the bf16, "
+                "fp16 or fp32 file"
+            )
+
 
 def refuse_foreign(path: Path) -> None:
     """Refuses kinds of files that are not safetensors, each with the way out.
@@ -84,11 +97,7 @@ class Archive(Mapping):  # of tensors by name; left open, or a checker of types 
             ValueError: if its numbers are of a kind that cannot be trained on.
         """
         entry = self.found[name]
-        if entry.kind not in DTYPES:
-            hint = (
-                "fp8 weights cannot be trained: fetch the bf16, fp16 or fp32 file" if "F8" in entry.kind else "unknown"
-            )
-            raise ValueError(f"{entry.file}: {entry.name} is of type {entry.kind}: {hint}")
+        entry.check()
         with safe_open(entry.file, "pt") as opened:
             tensor: Tensor = opened.get_tensor(entry.name)
         return tensor

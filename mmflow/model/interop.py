@@ -137,6 +137,8 @@ def open_released(path: Path) -> Released | None:
     layout = _layout(network, path)
     if layout is None:
         return None
+    for entry in network.found.values():
+        entry.check()  # before the names, to which quantised files add some of their own
     shape = infer_shape(network, layout, path)
     check_tensors(network, shape, layout, path)
     if path.is_dir() and (folder / "config.json").is_file():

@@ -32,9 +32,13 @@ def published(
         )
     prefix = PREFIX if layout == "single-file" else ""
     shapes, kinds = published_shapes(shape, layout), without_memory(weights)
+    last: dict[str, Tensor] = {}
 
     def make(rule: Rule, name: str) -> Tensor:
-        return rule.to_theirs(weights[rule.ours], shape.patch_size)[name]
+        if name not in last:  # q, k and v are written one after the other, and are one tensor of ours: read once
+            last.clear()
+            last.update(rule.to_theirs(weights[rule.ours], shape.patch_size))
+        return last.pop(name)
 
     return [
         Outgoing(prefix + name, shapes[name], dtype or kinds[rule.ours].dtype, partial(make, rule, name))

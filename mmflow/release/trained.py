@@ -1,14 +1,14 @@
 """A run's model, its weights still on disk, and what of it the published layouts can hold."""
 
-from collections import ChainMap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast, final
+from typing import Any, final
 
 import torch
 from torch import Tensor
 
+from mmflow.model.interop import without_memory
 from mmflow.model.layouts import Shape
 from mmflow.model.mmdit import MMDiT
 from mmflow.model.sizes import shape_of
@@ -17,6 +17,7 @@ from mmflow.train.stock import obstacles, text_layout, verdict
 from mmflow.train.storage import read_plain
 from mmflow.train.weights import check_weights, find_checkpoint, load_weights, only
 
+TABLE = "position_table"
 SMALLEST_TABLE = 192
 """Side of the position table of a model that computes its positions: as large as SD3's."""
 
@@ -111,5 +112,34 @@ def picture_half(trained: Trained) -> tuple[Shape, Mapping[str, Tensor], list[st
             f"{'even' if parity else 'odd'} number of patches along a side these are half a patch apart; train with "
             f"model.backbone.design.position_table {size} to have one for both."
         )
-    table = {"position_table": backbone.formula_table(size, torch.device("cpu"))}
-    return replace(shape, table=size), ChainMap(table, cast(Any, trained.weights)), notes
+    return replace(shape, table=size), WithTable(trained.weights, backbone, size), notes
+
+
+@final
+class WithTable(Mapping):  # of tensors by name; left open, or a checker of types would read one to see
+    """A model's tensors and the position table that its formula makes, which is made when it is asked for.
+
+    Args:
+        weights: of the model, read one at a time.
+        backbone: whose formula it is.
+        size: of the table, in patches along a side.
+    """
+
+    def __init__(self, weights: Mapping[str, Tensor], backbone: MMDiT, size: int) -> None:
+        self.weights, self.backbone, self.size = weights, backbone, size
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._table("cpu") if name == TABLE else self.weights[name]
+
+    def _table(self, device: str) -> Tensor:
+        return self.backbone.formula_table(self.size, torch.device(device))
+
+    def meta(self) -> dict[str, Tensor]:
+        """Tensors of the same shapes without memory."""
+        return {**without_memory(self.weights), TABLE: self._table("meta")}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([*self.weights, TABLE])
+
+    def __len__(self) -> int:
+        return len(self.weights) + 1

@@ -101,18 +101,28 @@ class _PlainUnpickler(pickle.Unpickler):
 
 @final
 class PlainReader(FileSystemReader):
-    """DCP's reader, without its readiness to run whatever an index asks for."""
+    """DCP's reader, without its readiness to run whatever an index asks for.
+
+    Args:
+        folder: the checkpoint.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._metadata: Metadata | None = None
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        path = Path(str(self.path)) / METADATA
-        try:
-            with path.open("rb") as file:
-                metadata: Metadata = _PlainUnpickler(file).load()
-        except (pickle.UnpicklingError, EOFError, AttributeError, OSError) as error:
-            raise not_plain(path) from error
-        assert metadata.storage_meta is not None
-        metadata.storage_meta.load_id = self.load_id
-        return metadata
+        # Kept: DCP asks anew at every load, and the index of a large model takes longer to read than a tensor.
+        if self._metadata is None:
+            path = Path(str(self.path)) / METADATA
+            try:
+                with path.open("rb") as file:
+                    self._metadata = _PlainUnpickler(file).load()
+            except (pickle.UnpicklingError, EOFError, AttributeError, OSError) as error:
+                raise not_plain(path) from error
+        assert self._metadata is not None and self._metadata.storage_meta is not None
+        self._metadata.storage_meta.load_id = self.load_id
+        return self._metadata
 
 
 def write_folder(content: dict[str, Any], folder: Path) -> None:
@@ -159,9 +169,9 @@ class StoredTensors(Mapping[str, Tensor]):
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.reader = PlainReader(folder)
         self.index: dict[str, TensorStorageMetadata] = {}
-        for name, about in PlainReader(folder).read_metadata().state_dict_metadata.items():
+        for name, about in self.reader.read_metadata().state_dict_metadata.items():
             if not isinstance(about, TensorStorageMetadata):
                 raise not_plain(folder / METADATA)
             self.index[name] = about
@@ -172,7 +182,7 @@ class StoredTensors(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         into = {name: torch.empty_like(self.bare(name), device="cpu")}
-        dcp.load(into, storage_reader=PlainReader(self.folder), no_dist=True)  # type: ignore[attr-defined]
+        dcp.load(into, storage_reader=self.reader, no_dist=True)  # type: ignore[attr-defined]
         return into[name]
 
     def __iter__(self) -> Iterator[str]:

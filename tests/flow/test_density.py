@@ -95,7 +95,7 @@ def test_a_shifted_density_is_the_density_of_shifted_times() -> None:
     assert torch.allclose(Shifted(LogitNormal(), 3.0).quantile(u), expected.quantile(u))
 
 
-@pytest.mark.parametrize("density", [LogitNormal(), Mode(1.29), CosMap()], ids=str)
+@pytest.mark.parametrize("density", [LogitNormal(), Mode(1.29), CosMap(), Shifted(LogitNormal(), 3.0)], ids=str)
 def test_a_density_samples_or_weighs_and_the_expectation_is_the_same(density: AbstractDensity) -> None:
     """E over pi of l(t) = E over U of pi(t) l(t) (eq 18), also behind a shift."""
     u = (torch.arange(200_000, dtype=torch.float64) + 0.5) / 200_000
@@ -107,6 +107,11 @@ def test_a_density_samples_or_weighs_and_the_expectation_is_the_same(density: Ab
         assert (sampled.weight(a) * losses[0]).mean().item() == pytest.approx(
             (weighed.weight(b) * losses[1]).mean().item(), rel=1e-4
         )
+
+
+def test_a_density_does_not_weigh_twice() -> None:
+    with pytest.raises(ValueError, match=r"draws or weighs, never both.*AsWeight\(density=CosMap\(\)\)"):
+        AsWeight(Shifted(AsWeight(CosMap()), 3.0))
 
 
 def test_logit_of_quantiles_of_uniforms_is_normal() -> None:

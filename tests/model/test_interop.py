@@ -209,6 +209,23 @@ def test_another_family_is_named(names: list[str], family: str, tmp_path: Path) 
         open_released(tmp_path / "x.safetensors")
 
 
+@pytest.mark.parametrize(
+    ("dtype", "message"),
+    [(torch.float8_e4m3fn, "F8_E4M3: fp8 weights cannot be"), (torch.uint8, "U8: quantised weights cannot be")],
+)
+def test_a_quantised_file_is_named_before_its_extra_tensors(dtype: torch.dtype, message: str, tmp_path: Path) -> None:
+    path = write(small("SD3.5-large"), "single-file", tmp_path)
+    weight = f"{PREFIX}joint_blocks.0.x_block.attn.qkv.weight"
+    tensors = load_file(path)
+    scale = {f"{weight.removesuffix('weight')}scale_weight": torch.ones(1)}
+    save_file({**tensors, weight: tensors[weight].to(dtype), **scale}, path)
+    with pytest.raises(ValueError, match=rf"qkv\.weight is of type {message} trained: fetch the bf16"):
+        open_released(path)
+    # A text encoder in fp8 beside a network that is not is none of the network's business.
+    t5 = {"text_encoders.t5xxl.transformer.w": torch.ones(2).to(dtype)}
+    assert open_released(write(small("SD3.5-large"), "single-file", tmp_path, t5)) is not None
+
+
 def test_an_own_file_is_not_mistaken_for_a_released_one(tmp_path: Path) -> None:
     save_file(small("SD3-medium").state_dict(), tmp_path / "own.safetensors")
     assert open_released(tmp_path / "own.safetensors") is None

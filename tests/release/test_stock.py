@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -193,6 +193,25 @@ def test_the_folder_is_whole_and_says_what_it_is(vae: Vae, tmp_path: Path) -> No
     assert {t.dtype for t in Archive.of([weights]).meta().values()} == {torch.float16}
     with pytest.raises(ValueError, match="is not empty"):
         write_diffusers(run, tmp_path / "out", None)
+
+
+def test_base_and_licence_stand_where_people_and_programs_look(vae: Vae, tmp_path: Path) -> None:
+    run = trained(vae, network(), [(32, 32)])
+    base = "stabilityai/stable-diffusion-3-medium-diffusers"
+    run = replace(run, facts=replace(run.facts, base=base, licence="mit"))
+    write_diffusers(run, tmp_path / "out", None)
+    front, table = (tmp_path / "out" / "README.md").read_text().split("---\n")[1:3]
+    assert "license: mit\n" in front and f"base_model: {base}\n" in front
+    assert f"| base | {base} |" in table and "| licence of these weights | mit |" in table
+    assert "it goes on to apply to what was made from them" in table
+    (weights,) = (tmp_path / "out" / "transformer").glob("*.safetensors")
+    with safe_open(weights, "np") as opened:
+        header = opened.metadata()
+    assert header["modelspec.license"] == "mit" and f"from {base}" in header["modelspec.description"]
+    # A path of this machine is no base that others could fetch.
+    run = replace(run, facts=replace(run.facts, base="runs/first"))
+    write_diffusers(run, tmp_path / "again", None)
+    assert "base_model" not in (tmp_path / "again" / "README.md").read_text()
 
 
 def test_a_single_file_holds_the_same_numbers(vae: Vae, tmp_path: Path) -> None:

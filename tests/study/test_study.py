@@ -292,6 +292,15 @@ def test_a_cell_that_ends_is_added_to_the_records(done: Path, tmp_path: Path) ->
     write_study(done)
 
 
+def test_the_variance_of_trained_cells_is_measured(done: Path) -> None:
+    path = done / "study.yaml"
+    said = tool("variance", "--config", path, "--steps", 16, "--batch", 4, "--only", "LogitNormal")
+    assert "4 rows" in said and "low-discrepancy" in said and "adaptive" in said and "Uniform" not in said
+    text = (done / "out" / "variance.csv").read_text().splitlines()
+    assert len(text) == 5 and text[0].startswith("model.objective.density,seed,weights,steps,batch,t,u,loss_new")
+    assert "no cell has its weights here" in tool("variance", "--config", path, "--only", "CosMap", fails=True)
+
+
 @pytest.mark.slow
 def test_a_killed_study_goes_on_and_ends_the_same(tmp_path: Path) -> None:
     """Killed without warning in the middle of training: the same losses and scores as one that was left alone."""
