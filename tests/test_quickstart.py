@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,3 +30,18 @@ def test_the_quickstart_learns(tmp_path: Path) -> None:
     scores = json.loads((tmp_path / "run" / "results.json").read_text())["scores"]
     assert scores["geneval/overall"]["n"] == 72 and scores["motion/accuracy"]["n"] == 12
     assert 0 < scores["geneval/colors"]["chance"] < 0.2
+    _its_growth_is_drawn(tmp_path / "run")
+
+
+def _its_growth_is_drawn(run: Path) -> None:
+    results = (run / "results.json").read_bytes()
+    tool = [sys.executable, str(ROOT / "tools" / "learning.py"), str(run), "--prompts", "2", "--images", "1"]
+    subprocess.run(tool, check=True, env=ENV, timeout=600)
+    with (run / "learning" / "scores.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    steps = {int(path.stem.split("-")[1]) for path in (run / "checkpoints").glob("step-*.ckpt")}
+    assert {int(row["step"]) for row in rows} == steps and {"geneval/colors", "motion/accuracy"} < {
+        row["score"] for row in rows
+    }
+    assert (run / "learning" / "scores.png").stat().st_size > 10_000
+    assert (run / "results.json").read_bytes() == results, "judging again leaves the run's own results alone"
