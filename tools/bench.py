@@ -7,7 +7,9 @@
     python tools/bench.py --group startup               --help and the first step against importing Lightning
     python tools/bench.py --group growth                time and memory by tokens, samples and depth
     python tools/bench.py --group packed data           packed tokens against dense ones; the loader against decoding
+    python tools/bench.py --group objective             everything but the network, against a training step
     python tools/bench.py --group all --json FILE --plot FILE [--device cuda]
+    python tools/bench.py --plot-from A.json B.json --plot FILE    one picture of what was measured at different times
 
 Ratios are what to read: a noisy machine cancels out in them. Exit status 1 says that a figure was missed. `--clock cpu`
 takes the process's own processor time, for a machine whose cores are shared; use one thread with it.
@@ -21,6 +23,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +41,7 @@ GROUPS = {
     "quality": "bench_quality",
     "startup": "bench_startup",
     "growth": "bench_scale",
+    "objective": "bench_objective",
     "packed": "bench_packed",
     "data": "bench_data",
 }
@@ -58,7 +62,11 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the figures here; figures of other groups in it stay")
     parser.add_argument("--markdown", type=Path, help="write the tables of all figures of the JSON, or of this call")
     parser.add_argument("--plot", type=Path, help="draw all figures of the JSON, or of this call")
+    what = "measure nothing: --plot and --markdown show the groups of these files, each as the last of them has it"
+    parser.add_argument("--plot-from", nargs="+", type=Path, metavar="JSON", help=what)
     args = parser.parse_args()
+    if args.plot_from:
+        return shown(args, parser)
     if args.repeats < 1:
         parser.error(f"--repeats must be at least 1, got {args.repeats}")
     if args.device.startswith("cuda") and not torch.cuda.is_available():
@@ -83,12 +91,27 @@ def main() -> int:
     for precision, peak in setting.peaks.items():
         console.print(f"peak, {precision}: {peak.flops / 1e9:,.0f} GFLOP/s ({peak.source})", highlight=False)
     console.print("MFU = FLOPs of the products, forward and backward / (median seconds x peak)", highlight=False)
-    every = kept(args.json, found, about, args.repeats) if args.json else found
+    written(kept(args.json, found, about, args.repeats) if args.json else found, args)
+    return int(any(not figure.reached for figures in found.values() for figure in figures))
+
+
+def shown(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    """What has been measured before."""
+    if not (args.plot or args.markdown):
+        parser.error("--plot-from needs --plot FILE or --markdown FILE to write to")
+    try:
+        written(together(args.plot_from), args)
+    except ValueError as error:
+        parser.error(str(error))
+    return 0
+
+
+def written(every: dict[str, list[Figure]], args: argparse.Namespace) -> None:
+    """The tables and the picture that were asked for."""
     if args.markdown:
         args.markdown.write_text("\n\n".join(f"### {name}\n\n{markdown(each)}" for name, each in every.items()) + "\n")
     if args.plot:
         plot(every, args.plot)
-    return int(any(not figure.reached for figures in found.values() for figure in figures))
 
 
 def measured(group: str, setting: Setting) -> list[Figure]:
@@ -134,7 +157,26 @@ def kept(path: Path, found: dict[str, list[Figure]], about: dict[str, Any], repe
         taken = {"machine": about, "command": " ".join(sys.argv), "repeats": repeats}
         every[group] = taken | {"figures": [figure.as_json() for figure in figures]}
     path.write_text(json.dumps(every, indent=1) + "\n")
-    return {group: [Figure.of_json(figure) for figure in each["figures"]] for group, each in every.items()}
+    return together([path])
+
+
+def together(paths: Sequence[Path]) -> dict[str, list[Figure]]:
+    """The figures of several files by group, in the order of `GROUPS`; of a group in two files, those of the later.
+
+    Raises:
+        ValueError: if one of them is none that `kept` wrote.
+    """
+    found: dict[str, list[Figure]] = {}
+    for path in paths:
+        try:
+            for group, taken in json.loads(path.read_text()).items():
+                found[group] = [Figure.of_json(figure) for figure in taken["figures"]]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path} holds no figures of tools/bench.py --json ({error!r})") from error
+    unknown = sorted(found.keys() - GROUPS.keys())
+    if unknown:
+        raise ValueError(f"there is no group {', '.join(unknown)}: {', '.join(GROUPS)} are known")
+    return {group: found[group] for group in GROUPS if group in found}
 
 
 if __name__ == "__main__":

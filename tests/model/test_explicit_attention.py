@@ -92,9 +92,11 @@ def test_a_sample_of_nonsense_spoils_no_other() -> None:
 
 
 @pytest.mark.parametrize("keys", [64, 70, 76, 130, 136, 300])
-def test_softmax_by_way_of_fp32_is_that_of_bf16(keys: int) -> None:
-    """To the last bit but for sums in another order."""
+def test_softmax_by_way_of_fp32_is_that_of_bf16(keys: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the last bit but for sums in another order; 20 rows in pieces of fewer."""
+    monkeypatch.setattr(explicit, "PIECE", 7 * keys)
     scores = 3 * torch.randn(2, 2, 5, keys).bfloat16()
+    expected = torch.softmax(scores, -1)
     found = explicit._softmax(scores)
-    assert found.dtype == torch.bfloat16
-    torch.testing.assert_close(found, torch.softmax(scores, -1), atol=0, rtol=2**-7)
+    assert found.dtype == torch.bfloat16 and found.shape == expected.shape
+    torch.testing.assert_close(found, expected, atol=0, rtol=2**-7)

@@ -2,6 +2,8 @@
 
 import importlib
 import json
+import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +18,7 @@ SMALLEST = {
     "bench_mixed": {"DEPTH": 1, "SAMPLES": 6},
     "bench_sample": {"DEPTH": 1, "PICTURES": {1: 1}, "STEPS": 3},
     "bench_quality": {"STEPS": 10, "PICTURES": 40, "JUDGED": 2, "BATCH": 2, "MOST": 1},
+    "bench_objective": {"DEPTH": 1, "SAMPLES": 1, "SIDE": 4, "WORDS": 3, "CALLS": 1},
     "bench_scale": {"TOKENS": (64, 256), "SAMPLES": (1, 2), "BLOCKS": (2, 3)},
 }
 """File -> its sizes, at which a group takes a second."""
@@ -61,6 +64,78 @@ def test_figures_of_other_groups_stay_in_the_file(tmp_path: Path) -> None:
     bench.kept(path, {"step": [figure]}, {"torch": "x"}, 1)
     every = bench.kept(path, {"limit": [figure]}, {"torch": "x"}, 1)
     assert every == {"step": [figure], "limit": [figure]}
+
+
+def test_files_of_different_times_make_one_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the order of the groups; a group that two files have is as the later one has it."""
+    bench, measure = load("bench"), load("bench_measure")
+    first, second = (measure.Figure(name, (1.0,), (2.0,), 1.0) for name in ("first", "second"))
+    a, b = tmp_path / "a.json", tmp_path / "b.json"
+    bench.kept(a, {"limit": [first], "data": [first]}, {}, 1)
+    bench.kept(b, {"limit": [second], "step": [second]}, {}, 1)
+    assert list(bench.together([a, b]).items()) == [("step", [second]), ("limit", [second]), ("data", [first])]
+    picture, table = tmp_path / "all.png", tmp_path / "all.md"
+    wanted = ["--plot-from", str(a), str(b), "--plot", str(picture), "--markdown", str(table)]
+    monkeypatch.setattr(sys, "argv", ["bench.py", *wanted])
+    assert bench.main() == 0
+    assert picture.stat().st_size > 0 and table.read_text().count("###") == 3
+
+
+@pytest.mark.parametrize("said", ["", "[]", '{"step": {}}', '{"pace": {"figures": []}}'], ids=str)
+def test_what_holds_no_figures_is_refused(said: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(said)
+    with pytest.raises(ValueError, match=r"a\.json holds no figures|no group pace"):
+        load("bench").together([path])
+
+
+def test_a_run_is_timed_until_its_mark_and_ended_there() -> None:
+    """Whatever it would do after it; its children's processor time counts, that of one that has ended as well."""
+    startup, setting = load("bench_startup"), load("bench_measure").Setting
+    work = "import time\nwhile time.process_time() < 0.3: pass"
+    code = (
+        "import subprocess, sys, time\n"
+        f"subprocess.run([sys.executable, '-c', {work!r}])\n"
+        f"running = subprocess.Popen([sys.executable, '-c', {work!r} + '\\ntime.sleep(60)'])\n"
+        f"time.sleep(1)\n{work}\nprint('a bar', {startup.MARK!r}, flush=True)\ntime.sleep(60)\n"
+    )
+    command = [sys.executable, "-c", code]
+    for clock, least, most in (("cpu", 0.5, 10.0), ("wall", 1.0, 50.0)):
+        assert least <= startup.until_marked(setting(CPU, 1, clock), command, dict(os.environ)) < most
+
+
+def test_a_run_that_ends_before_its_first_step_is_an_error() -> None:
+    startup, setting = load("bench_startup"), load("bench_measure").Setting(CPU, 1)
+    with pytest.raises(RuntimeError, match="before its first step\nno such thing"):
+        startup.until_marked(setting, [sys.executable, "-c", "print('no such thing')"], dict(os.environ))
+
+
+def test_the_mark_is_the_first_optimizer_steps(capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+    """Not that of a micro-step before it; and a run that nobody ends is no measurement."""
+    mark = load("bench_mark")
+    monkeypatch.setattr(mark, "WAITS", 0.0)
+    callback, trainer = mark.FirstStep(), type("Trainer", (), {"global_step": 0})
+    callback.on_train_batch_end(trainer, None, None, None, 0)
+    assert not capsys.readouterr().out
+    trainer.global_step = 1
+    with pytest.raises(RuntimeError, match="nobody ended the run"):
+        callback.on_train_batch_end(trainer, None, None, None, 0)
+    assert capsys.readouterr().out == f"{mark.MARK}\n"
+
+
+def test_the_objective_is_measured_without_its_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forward and backward to the output: as many passes as are asked for, and not one product of weights."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    bench, models = load("bench_objective"), load("bench_models")
+    model = bench.MMDiT(1, video_patch_size=None)
+    given, counted = models.work(1, 4, 3, model, CPU), []
+    monkeypatch.setattr(bench, "CALLS", 3)
+    asked = bench.FlowObjective()
+    monkeypatch.setattr(type(asked.density), "observe", lambda self, t, error: counted.append(error.requires_grad))
+    with FlopCounterMode(display=False) as counter:
+        bench.alone(load("bench_measure").Setting(CPU, 1), "fp32", asked, given)()
+    assert counted == [True] * 3 and counter.get_total_flops() == 0
 
 
 def test_the_products_of_a_step_are_its_flops(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,7 +186,7 @@ def test_every_group_measures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     for file, sizes in SMALLEST.items():
         for name, value in sizes.items():
             monkeypatch.setattr(load(file), name, value)
-    counts = {"step": 3, "limit": 1, "mixed": 2, "sample": 1, "quality": 1, "growth": 11}
+    counts = {"step": 3, "limit": 1, "mixed": 2, "sample": 1, "quality": 1, "objective": 4, "growth": 11}
     found = {group: load("bench").measured(group, setting) for group in counts}
     assert {group: len(figures) for group, figures in found.items()} == counts
     measure.plot(found, tmp_path / "figures.png")
