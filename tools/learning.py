@@ -33,6 +33,8 @@ def checkpoints(run: Path) -> dict[int, Path]:
     Raises:
         ValueError: if there is none.
     """
+    if not (run / "config.yaml").is_file():
+        raise ValueError(f"{run} is no run directory: it has no config.yaml")
     found = {int(path.stem.split("-")[1]): path for path in sorted((run / "checkpoints").glob("step-*.ckpt"))}
     if not found:
         raise ValueError(

@@ -1,6 +1,7 @@
 """Export and start hold a few tensors of a model at a time, never the model, and read each tensor once."""
 
 import gc
+import sys
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -27,6 +28,14 @@ from mmflow.train.weights import load_weights, start_weights
 from tests.release.test_stock import CHANNELS, CONTEXT, POOLED, Vae, network, trained
 
 
+def by_the_type_checker() -> bool:
+    """Whether it is not the package that asks for a tensor: the tests' type checker looks into mappings."""
+    frame = sys._getframe(2)
+    while frame.f_back and (frame.f_code.co_name == "__getitem__" or "jaxtyping" in frame.f_code.co_filename):
+        frame = frame.f_back
+    return frame.f_code.co_filename.startswith("<@beartype")
+
+
 class Watch:
     """What is read of a kind of tensors on disk, and the bytes of it that are alive, also as parts, at each reading."""
 
@@ -36,6 +45,8 @@ class Watch:
 
         def watched(stored: Any, name: str) -> Tensor:
             tensor = read(stored, name)
+            if by_the_type_checker():
+                return tensor
             self.reads[name] += 1
             # A tensor and all its views keep the array that they are made of, and nothing else does.
             memory = np.frombuffer(bytearray(tensor.flatten().view(torch.uint8).numpy().tobytes()), np.uint8)

@@ -22,6 +22,7 @@ def score(value: float) -> dict:
 
 def test_checkpoints_come_in_the_order_of_their_steps(tool: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "config.yaml").touch()
     for name in ("step-000000200", "step-000000100", "last"):
         (tmp_path / "checkpoints" / f"{name}.ckpt").touch()
     assert {step: path.name for step, path in tool.checkpoints(tmp_path).items()} == {
@@ -35,6 +36,9 @@ def test_a_folder_that_is_no_run_is_refused(
 ) -> None:
     tool.console = Console(width=200)
     assert tool.main([str(tmp_path)]) == 2
+    assert "it has no config.yaml" in capsys.readouterr().out
+    (tmp_path / "config.yaml").touch()
+    assert tool.main([str(tmp_path)]) == 2
     assert "has no step-*.ckpt" in capsys.readouterr().out
 
 
@@ -42,7 +46,7 @@ def test_a_checkpoint_that_cannot_be_judged_says_why(tool: ModuleType, tmp_path:
     broken = tmp_path / "checkpoints" / "step-000000100.ckpt"
     broken.parent.mkdir()
     broken.touch()
-    with pytest.raises(ValueError, match=r"step-000000100.ckpt could not be judged:[\s\S]*config.yaml"):
+    with pytest.raises(ValueError, match=r"step-000000100.ckpt could not be judged:[\s\S]*error:"):
         tool.judged(broken, tmp_path / "learning", prompts=1, images=1)
 
 

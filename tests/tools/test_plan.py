@@ -20,11 +20,11 @@ def test_a_plan_says_what_a_run_costs_and_takes(capsys: pytest.CaptureFixture[st
     assert main(["--config", CONFIG, "--gpus", "2", "--gpu", "mine:16:10", "--trainer.max_steps", "1000"]) == 0
     said = capsys.readouterr().out
     for words in (
-        *("1.2 M parameters", "a step of 32 samples", "FLOPs a step", "1,000 steps", "DDP", "shards of 2"),
+        *("1.2 M parameters", "a step of 64 samples", "FLOPs a step", "1,000 steps", "DDP", "shards of 2"),
         *("selective", "block", "between steps: encode 0.0 GB", "a checkpoint is"),
     ):
         assert words in said
-    assert "take DDP: 32 samples = 2 ranks x 1 micro-steps of up to 16; parallel.recompute none" in said
+    assert "take DDP: 64 samples = 2 ranks x 1 micro-steps of up to 32; parallel.recompute none" in said
 
 
 def test_what_cannot_fit_is_refused_with_what_can(capsys: pytest.CaptureFixture[str]) -> None:
