@@ -209,7 +209,7 @@ def test_base_and_licence_stand_where_people_and_programs_look(vae: Vae, tmp_pat
         header = opened.metadata()
     assert header["modelspec.license"] == "mit" and f"from {base}" in header["modelspec.description"]
     # A path of this machine is no base that others could fetch.
-    run = replace(run, facts=replace(run.facts, base="runs/first"))
+    run = replace(run, facts=replace(run.facts, base=str(tmp_path / "first")))
     write_diffusers(run, tmp_path / "again", None)
     assert "base_model" not in (tmp_path / "again" / "README.md").read_text()
 
