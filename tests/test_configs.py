@@ -17,7 +17,6 @@ NUM_CELLS = {
     "study_confirm": 96,
     "study_depth": 9,
     "study_backbones": 27,
-    "study_backbones_pilot": 10,
     "study_scale": 4,
     "study_adaptive": 8,
 }

@@ -107,9 +107,9 @@ def parser() -> argparse.ArgumentParser:
         return sub
 
     runs, drawn = verb(run, "out"), verb(plot, "out")
-    runs.add_argument("--picture-steps", type=int, default=1920)
-    runs.add_argument("--clip-steps", type=int, default=1200)
-    runs.add_argument("--first-frame-steps", type=int, default=480, help="0 leaves it out")
+    runs.add_argument("--picture-steps", type=int, default=900)
+    runs.add_argument("--clip-steps", type=int, default=900)
+    runs.add_argument("--first-frame-steps", type=int, default=300, help="0 leaves it out")
     for sub in (runs, drawn):
         sub.add_argument("--config", type=Path, default=Path("configs/carried.yaml"))
     drawn.add_argument("--figure", type=Path, help="a .png")

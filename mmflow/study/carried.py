@@ -34,9 +34,9 @@ class Steps:
         first_frame: of the model that goes on from that with first frames given.
     """
 
-    pictures: int = 1920
-    clips: int = 1200
-    first_frame: int = 480
+    pictures: int = 900
+    clips: int = 900
+    first_frame: int = 300
 
     def __post_init__(self) -> None:
         if min(self.pictures, self.clips) < 1 or self.first_frame < 0:
