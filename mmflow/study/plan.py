@@ -239,7 +239,8 @@ def read_study(path: str | Path) -> Study:
     for name, kind in (("judge", JudgeSettings),):
         if name in content:
             _check_keys(f"{path}: {name}", content[name], kind)
-            given = {key: tuple(value) if isinstance(value, list) else value for key, value in content[name].items()}
+            asked = content[name].items()
+            given: dict[str, Any] = {key: tuple(each) if isinstance(each, list) else each for key, each in asked}
             content[name] = kind(**given)
     if "settings" in content:
         for each in content["settings"]:
