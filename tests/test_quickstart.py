@@ -18,7 +18,8 @@ def test_the_quickstart_learns(tmp_path: Path) -> None:
     """A quarter of its time: the schedule is that of the shorter run, so that it ends as the whole one does."""
     mmflow(
         *("fit", "--config", ROOT / "configs" / "quickstart.yaml", "--trainer.default_root_dir", tmp_path / "run"),
-        *("--trainer.max_time", f"00:00:{MINUTES:02}:00", "--trainer.val_check_interval", 50),
+        *("--trainer.max_time", f"00:00:{MINUTES:02}:00", "--trainer.val_check_interval", 25),
+        *("--data.batch_size", 32),  # half of its own: enough steps where two tests share slow cores
         *("--data.val_samples", 64, "--scores.quick.prompts", 12, "--scores.quick.held_out_prompts", 0),
         env={key: value for key, value in ENV.items() if key != "OMP_NUM_THREADS"},
         timeout=900,
