@@ -17,6 +17,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track
 
+from mmflow.study.cell import saved_steps
+from mmflow.study.logged import losses
+
 SHOWN = {
     "geneval/single_object": "single object",
     "geneval/colors": "colours",
@@ -35,7 +38,7 @@ def checkpoints(run: Path) -> dict[int, Path]:
     """
     if not (run / "config.yaml").is_file():
         raise ValueError(f"{run} is no run directory: it has no config.yaml")
-    found = {int(path.stem.split("-")[1]): path for path in sorted((run / "checkpoints").glob("step-*.ckpt"))}
+    found = dict(sorted(saved_steps(run).items()))
     if not found:
         raise ValueError(
             f"{run}/checkpoints has no step-*.ckpt: give a run directory, trained with checkpoints.keep -1"
@@ -61,13 +64,6 @@ def judged(checkpoint: Path, out: Path, prompts: int, images: int) -> dict[str, 
     return scores
 
 
-def losses(run: Path) -> dict[int, tuple[float, float]]:
-    """Optimizer steps done -> validation loss of the averaged weights, of pictures and of clips."""
-    with (run / "metrics.csv").open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row.get("val/loss_picture") and row.get("val/loss_clip")]
-    return {int(row["step"]) + 1: (float(row["val/loss_picture"]), float(row["val/loss_clip"])) for row in rows}
-
-
 def write(path: Path, scores: dict[int, dict[str, Any]]) -> None:
     """One row per checkpoint and score."""
     with path.open("w", newline="") as file:
@@ -78,7 +74,7 @@ def write(path: Path, scores: dict[int, dict[str, Any]]) -> None:
                 writer.writerow([step, name, *(score.get(key, "") for key in ("value", "low", "high", "n", "chance"))])
 
 
-def draw(path: Path, scores: dict[int, dict[str, Any]], loss: dict[int, tuple[float, float]]) -> None:
+def draw(path: Path, scores: dict[int, dict[str, Any]], loss: dict[int, dict[str, float]]) -> None:
     """Scores with their 95 % intervals and chance, and the validation loss."""
     from mmflow.report.plot import pyplot
 
@@ -95,8 +91,9 @@ def draw(path: Path, scores: dict[int, dict[str, Any]], loss: dict[int, tuple[fl
                 left.axhline(each[-1]["chance"], color=color, lw=0.8, ls=":")
     left.set(xlabel="optimizer steps", ylabel="score; dotted: chance", ylim=(0, 1), xlim=(0, None))
     left.legend(frameon=False, fontsize=8)
-    for index, label in enumerate(("pictures", "clips")):
-        right.plot(list(loss), [pair[index] for pair in loss.values()], "o-", ms=4, label=label)
+    for medium in ("pictures", "clips"):
+        by_step = {step: each[medium] for step, each in loss.items() if medium in each}
+        right.plot(list(by_step), list(by_step.values()), "o-", ms=4, label=medium)
     right.set(xlabel="optimizer steps", ylabel="validation loss, averaged weights", yscale="log", xlim=(0, None))
     right.legend(frameon=False, fontsize=8)
     for panel in (left, right):

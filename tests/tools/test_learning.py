@@ -50,13 +50,6 @@ def test_a_checkpoint_that_cannot_be_judged_says_why(tool: ModuleType, tmp_path:
         tool.judged(broken, tmp_path / "learning", prompts=1, images=1)
 
 
-def test_validation_losses_are_those_of_the_steps_done(tool: ModuleType, tmp_path: Path) -> None:
-    (tmp_path / "metrics.csv").write_text(
-        "step,val/loss_picture,val/loss_clip\n98,,\n99,0.5,0.75\n120,,\n199,0.25,0.5\n"
-    )
-    assert tool.losses(tmp_path) == {100: (0.5, 0.75), 200: (0.25, 0.5)}
-
-
 def test_the_table_and_the_figure_have_every_score(tool: ModuleType, tmp_path: Path) -> None:
     scores = {100: {name: score(0.3) for name in tool.SHOWN}, 200: {name: score(0.6) for name in tool.SHOWN}}
     tool.write(tmp_path / "scores.csv", scores)
@@ -64,7 +57,7 @@ def test_the_table_and_the_figure_have_every_score(tool: ModuleType, tmp_path: P
         rows = list(csv.DictReader(file))
     assert [(row["step"], row["score"]) for row in rows] == [(str(s), name) for s in scores for name in tool.SHOWN]
     assert {row["value"] for row in rows} == {"0.3", "0.6"} and rows[0]["chance"] == "0.25"
-    tool.draw(tmp_path / "scores.png", scores, {100: (0.5, 0.75), 200: (0.25, 0.5)})
+    tool.draw(tmp_path / "scores.png", scores, {100: {"pictures": 0.5, "clips": 0.75}, 200: {"pictures": 0.25}})
     with Image.open(tmp_path / "scores.png") as image:
         colors = {color for _, color in image.convert("RGB").getcolors(image.width * image.height)}
     assert {tuple(bytes.fromhex(color[1:])) for color in tool.COLORS} < colors
