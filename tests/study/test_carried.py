@@ -15,9 +15,9 @@ CONFIG = ROOT / "configs" / "carried.yaml"
 
 
 def test_the_run_from_scratch_gets_the_compute_of_both_others(tmp_path: Path) -> None:
-    # 32 pictures of 4 x 4 patches; 16 pictures and 16 clips of 2 x 4 x 4.
+    # 64 pictures of 8 x 8 patches; 32 pictures and 32 clips of 2 x 8 x 8.
     single, mixed = tokens_per_step(CONFIG, 0.0), tokens_per_step(CONFIG)
-    assert (single, mixed) == (32 * 16, 16 * 16 + 16 * 32)
+    assert (single, mixed) == (64 * 64, 32 * 64 + 32 * 128)
     runs = {name: dict(pairwise(given)) for name, given in plan(CONFIG, tmp_path, Steps(800, 600, 0)).items()}
     assert list(runs) == ["pictures", "carried", "scratch"]
     steps = {name: int(given["--trainer.max_steps"]) for name, given in runs.items()}
