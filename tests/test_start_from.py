@@ -18,12 +18,14 @@ from mmflow.model.mmdit import MMDiT
 from mmflow.model.publish import published
 from mmflow.model.sizes import shape_of
 from mmflow.train.weights import load_weights
+from tests.encoders.published import picture_autoencoder
 from tests.test_bad_input import refused_fit
 from tests.test_cli import TINY
 
 Said = pytest.CaptureFixture[str]
 BACKBONE = "--model.backbone.init_args"
-PICTURES = (f"{BACKBONE}.video_patch_size", "null", "--data.clip_share", "0")
+CONFIGS = Path(__file__).parent / "chain"
+CHAIN = ("image_16", "image_32", "video", "first_frame")
 
 
 def fit(capfd: Said, folder: Path, *args: object) -> str:
@@ -33,27 +35,33 @@ def fit(capfd: Said, folder: Path, *args: object) -> str:
     return capfd.readouterr().out
 
 
-def test_pictures_then_larger_ones_then_clips(tmp_path: Path, capfd: Said) -> None:
-    said = fit(capfd, tmp_path / "small", *PICTURES, f"{BACKBONE}.qk_norm", "false")
-    assert "copied" not in said
-    larger = ("--data.world.size", 64, f"{BACKBONE}.base_size", 64)
-    said = fit(capfd, tmp_path / "large", *PICTURES, *larger, "--model.init_from", tmp_path / "small")
-    assert f"weights of {tmp_path / 'small'}" in said and "new: RMSNorm on queries and keys, with weight one" in said
-    said = fit(capfd, tmp_path / "video", *larger, "--model.init_from", tmp_path / "large")
-    assert "grown: 3D patchifier of 4 frames from the 2D one" in said
-    shares = ("--data.known", '{"none": 0.5, "first_frame": 0.3, "first_last": 0.1, "box": 0.1}')
-    first_frame = (f"{BACKBONE}.design.known", "true", *shares, "--trainer.max_steps", 3)
-    said = fit(capfd, tmp_path / "known", *larger, *first_frame, "--model.init_from", tmp_path / "video")
-    assert "grown: input for known parts: columns of zeros for mask and known latents (2 tensors" in said
+def test_pictures_then_larger_ones_then_clips_then_first_frames(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Said
+) -> None:
+    picture_autoencoder(tmp_path / "vae", channels=4, levels=2)
+    monkeypatch.chdir(tmp_path)  # the configurations name each other's runs
+    said = {}
+    for name in CHAIN:
+        main(["fit", "--config", str(CONFIGS / f"{name}.yaml")])
+        said[name] = capfd.readouterr().out
+    for earlier, later in pairwise(CHAIN):
+        assert f"weights of runs/{earlier}" in said[later], said[later]
+    assert "copied" not in said["image_16"]
+    assert "new: RMSNorm on queries and keys, with weight one" in said["image_32"]
+    assert "grown: position table, from 8 to 16 patches" in said["image_32"]
+    assert "grown: 3D patchifier of 4 frames from the 2D one" in said["video"]
+    words = "grown: input for known parts: columns of zeros for mask and known latents (2 tensors"
+    assert words in said["first_frame"]
     # Two steps at a learning rate that warms up leave the body near where it was.
     body = "blocks.0.visual.qkv.weight"
-    chain = [load_weights(f"{tmp_path / name}@raw")[body] for name in ("small", "large", "video", "known")]
+    chain = [load_weights(f"runs/{name}@raw")[body] for name in CHAIN]
     for before, after in pairwise(chain):
         assert 0 < (after - before).norm() < 0.1 * before.norm()
     # The columns of zeros have learned from what was given.
-    embed = load_weights(f"{tmp_path / 'known'}@raw")["video_patchifier.embed.weight"].view(64, 7, -1)
-    assert embed[:, 3:].abs().amax((0, 2)).min() > 0
-    keeps_the_first_frame(tmp_path / "known", capfd)
+    embed = load_weights("runs/first_frame@raw")["video_patchifier.embed.weight"].view(64, 9, -1)
+    assert embed[:, 4:].abs().amax((0, 2)).min() > 0
+    # Predictions made with this random autoencoder show nothing: the pixels that are given come back as they are.
+    keeps_the_first_frame(tmp_path / "runs" / "first_frame", capfd)
 
 
 def keeps_the_first_frame(run: Path, capfd: Said) -> None:
