@@ -34,11 +34,10 @@ def verify_inflation(run: Path) -> tuple[list[str], bool]:
     source, inflated = module.init_from, module.backbone
     if source is None or not isinstance(inflated, MMDiT) or inflated.video_patchifier is None:
         raise ValueError(f"{run}: nothing was inflated: it needs model.init_from and an MMDiT with video_patch_size")
-    module.configure_model()
-    pictures = picture_model_of(inflated, source)
     z, conditioning = inputs(inflated)
+    expected = output_of_the_source(inflated, source, z, conditioning)
+    module.configure_model()
     with torch.no_grad():
-        expected = pictures((z,), torch.full((len(z),), 0.5), conditioning)[0]
         same = inflated((z,), torch.full((len(z),), 0.5), conditioning)[0]
         frames = inflated.video_patchifier.patch[0]
         clip = inflated((z.repeat(1, 1, frames, 1, 1),), torch.full((len(z),), 0.5), conditioning)[0]
@@ -54,13 +53,19 @@ def verify_inflation(run: Path) -> tuple[list[str], bool]:
     return [f"{'ok  ' if good else 'FAIL'} {text}" for text, good in checks], all(good for _, good in checks)
 
 
-def picture_model_of(inflated: MMDiT, source: str) -> MMDiT:
-    """The model of pictures that `inflated` should be at T=1, with the source's weights."""
-    twin = deepcopy(inflated)
-    twin.drop_clips()
-    twin.reset_parameters()
-    start_weights(twin, source)
-    return twin
+def output_of_the_source(inflated: MMDiT, source: str, z: Tensor, conditioning: Conditioning) -> Tensor:
+    """What the model of pictures that `inflated` should be at T=1 puts out, with the source's weights.
+
+    It is gone before `inflated`, which has no memory yet, gets its own: a machine need not hold both.
+    """
+    pictures = deepcopy(inflated)
+    pictures.drop_clips()
+    pictures.to_empty(device="cpu")
+    pictures.reset_parameters()
+    start_weights(pictures, source)
+    with torch.no_grad():
+        output: Tensor = pictures((z,), torch.full((len(z),), 0.5), conditioning)[0]
+    return output
 
 
 def inputs(model: MMDiT) -> tuple[Tensor, Conditioning]:
