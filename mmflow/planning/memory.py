@@ -35,7 +35,7 @@ class StepMemory:
 
     Attributes:
         saved: saved for backward when the forward pass ends, copies of the weights in the computing dtype included.
-        passing: short-lived at the peak.
+        passing: what there is at the peak beyond the larger of `saved` and `gradients`.
         copies: of the weights among `saved`.
         gradients: of all weights, fp32.
     """
@@ -164,7 +164,8 @@ def _tracked(model: MMDiT, shapes: Sequence[Shape], dtype: torch.dtype | None, m
     again = [block for block in model.blocks if "forward" in block.__dict__]
     matrices = _matrices(model) - sum(_matrices(block) for block in again)
     copies = 0 if dtype is None else 2 * matrices
-    return StepMemory(saved, _bytes(tracker, "peak", "TEMP"), copies, weights)
+    peak = _bytes(tracker, "peak", "Total") - weights
+    return StepMemory(saved, peak - max(saved, weights), copies, weights)
 
 
 def _matrices(module: nn.Module) -> int:

@@ -15,11 +15,12 @@ CPU = torch.device("cpu")
 RUNS = {
     "pictures": (4, Design(), [Shape(6, (1, 16, 16), 6)], None),
     "pictures in bf16": (4, Design(), [Shape(6, (1, 16, 16), 6)], torch.bfloat16),
+    "many pictures": (3, Design(), [Shape(40, (1, 16, 16), 6)], None),
     "pictures and clips": (3, Design(), [Shape(2, (1, 16, 8), 4), Shape(1, (4, 16, 16), 9)], None),
     "two attentions in bf16": (5, Design(dual_attention_blocks=3), [Shape(2, (1, 16, 16), 5)], torch.bfloat16),
     "the paper's way to video": (2, Design(temporal="added"), [Shape(1, (4, 8, 16), 7)], None),
 }
-"""The planner has no constant that could be fitted to any of them: all five are held out."""
+"""The planner has no constant that could be fitted to any of them: all of them are held out."""
 
 
 def build(depth: int, design: Design, device: str) -> MMDiT:
@@ -50,11 +51,11 @@ def test_the_planned_peak_is_that_of_a_real_step(name: str) -> None:
     depth, design, shapes, dtype = RUNS[name]
     planned = step_memory(build(depth, design, "meta"), shapes, dtype)
     real = build(depth, design, "cpu")
-    assert (planned.peak, planned.saved) == pytest.approx(measured(real, shapes, dtype), rel=0.1)
+    assert (planned.peak, planned.saved) == pytest.approx(measured(real, shapes, dtype), rel=0.05)
     assert 0 < planned.saved <= planned.peak
 
 
-@pytest.mark.parametrize("name", ["pictures", "pictures in bf16"])
+@pytest.mark.parametrize("name", RUNS)
 @pytest.mark.parametrize("how", ["selective", "block"])
 def test_the_planned_memory_where_blocks_are_computed_again(how: str, name: str) -> None:
     """The peak, and what is saved, which is what computing again is for."""
@@ -64,7 +65,7 @@ def test_the_planned_memory_where_blocks_are_computed_again(how: str, name: str)
         planned = step_memory(bare, shapes, dtype)
     real = build(depth, design, "cpu")
     with recomputing(real, how):  # type: ignore[arg-type]
-        assert (planned.peak, planned.saved) == pytest.approx(measured(real, shapes, dtype), rel=0.1)
+        assert (planned.peak, planned.saved) == pytest.approx(measured(real, shapes, dtype), rel=0.05)
     assert planned.saved < step_memory(bare, shapes, dtype).saved
 
 
