@@ -113,7 +113,7 @@ def levels(judged: Pictures) -> tuple[Tensor, Tensor, list[int]]:
 
 def our_side(train: Pictures, judged: Pictures, device: torch.device) -> Side:
     """The quickstart's recipe."""
-    design = Design(rotary=True, relative_values=True, head_width=32, embedding_std=0.12, gelu="erf")
+    design = Design(rotary=True, relative_values=True, head_width=32, embedding_std=0.12, activation="gelu")
     model = MMDiT(DEPTH, 3, 128, 96, PATCH, None, SIZE, design=design).to(device)
     objective = FlowObjective(prediction=AsVelocity(EdmF(0.25)), shift=SizeShift(1024, 2.5, 0.25))
     optimizer = Muon(lr=8e-3, adamw_lr=4e-3).build(model)

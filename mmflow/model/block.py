@@ -1,14 +1,16 @@
 """One MM-DiT block: two streams with their own weights that meet in attention (paper section 4, Fig 2)."""
 
-from typing import Literal, final
+from functools import partial
+from typing import final
 
 import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mmflow.model.activation import ActivationName
 from mmflow.model.attention import AbstractAttention, joint_attention
 from mmflow.model.clips import ClipAttention, Clips
-from mmflow.model.fused import gelu_linear
+from mmflow.model.fused import activated_linear
 from mmflow.model.heads import HEAD_WIDTH, HeadNorm, Rotation, SelfAttention, seen, turned
 from mmflow.model.layout import Layout
 from mmflow.model.segments import Segments, normalise
@@ -27,7 +29,7 @@ class Stream(nn.Module):
         last: pre-only: the stream is read by attention a last time and its output is dropped, so that it has neither
             output projection nor MLP.
         dual: a second attention of the stream's own tokens beside the joint one (MMDiT-X).
-        gelu: how the MLP's GELU is computed.
+        activation: of the MLP.
     """
 
     def __init__(
@@ -38,12 +40,12 @@ class Stream(nn.Module):
         mlp_ratio: float,
         last: bool = False,
         dual: bool = False,
-        gelu: Literal["tanh", "erf"] = "tanh",
+        activation: ActivationName = "gelu_tanh",
         head_width: int = HEAD_WIDTH,
     ) -> None:
         super().__init__()
         assert not (last and dual), "a stream whose output is dropped needs no second attention"
-        self.num_heads, self.last = width // head_width, last
+        self.num_heads, self.last, self.activation = width // head_width, last, activation
         self.num_modulations = 2 if last else 9 if dual else 6
         self.modulation = nn.Linear(width, self.num_modulations * width)
         self.qkv = nn.Linear(width, 3 * width)
@@ -51,8 +53,9 @@ class Stream(nn.Module):
         self.norm_k = HeadNorm(head_width) if qk_norm else nn.Identity()
         if not last:
             self.proj = nn.Linear(width, width)
-            hidden, activation = round(mlp_ratio * width), nn.GELU(approximate="tanh" if gelu == "tanh" else "none")
-            self.mlp = nn.Sequential(nn.Linear(width, hidden), activation, nn.Linear(hidden, width))
+            hidden = round(mlp_ratio * width)
+            # The place between is kept for the activation, which has no weights: the second linear's name is `mlp.2`.
+            self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.Identity(), nn.Linear(hidden, width))
         self.own = SelfAttention(width, qk_norm=qk_norm, head_width=head_width) if dual else None
 
     def modulations(self, y: Float[Tensor, "B D"]) -> tuple[Tensor, ...]:
@@ -93,10 +96,10 @@ class Stream(nn.Module):
     def add_mlp(self, x: Rows, segments: Segments, mods: tuple[Tensor, ...]) -> Rows:
         """x + gate2 MLP(modulated x)."""
         shift2, scale2, gate2 = mods[3:6]
-        first, activation, second = self.mlp
+        first, _, second = self.mlp
         hidden = first(segments.modulate(x, shift2, scale2))
-        assert isinstance(activation, nn.GELU) and isinstance(second, nn.Linear)
-        mixed = gelu_linear(hidden, second.weight, second.bias, activation.approximate)
+        assert isinstance(second, nn.Linear)
+        mixed = activated_linear(hidden, second.weight, second.bias, self.activation)
         return segments.gated_add(x, mixed, gate2)
 
 
@@ -111,7 +114,7 @@ class MMDiTBlock(nn.Module):
         last: the context stream is read a last time.
         dual: the visual stream has an attention of its own as well (MMDiT-X).
         over_time: clips go through the block frame group by frame group, and then attend over all of them.
-        gelu: how the MLPs' GELU is computed.
+        activation: of the MLPs.
     """
 
     over_time: ClipAttention | None
@@ -125,13 +128,15 @@ class MMDiTBlock(nn.Module):
         last: bool = False,
         dual: bool = False,
         over_time: bool = False,
-        gelu: Literal["tanh", "erf"] = "tanh",
+        activation: ActivationName = "gelu_tanh",
         head_width: int = HEAD_WIDTH,
     ) -> None:
         super().__init__()
         self.over_time = ClipAttention(width, qk_norm=qk_norm, head_width=head_width) if over_time else None
-        self.context = Stream(width, qk_norm=qk_norm, mlp_ratio=mlp_ratio, last=last, gelu=gelu, head_width=head_width)
-        self.visual = Stream(width, qk_norm=qk_norm, mlp_ratio=mlp_ratio, dual=dual, gelu=gelu, head_width=head_width)
+        stream = partial(
+            Stream, width, qk_norm=qk_norm, mlp_ratio=mlp_ratio, activation=activation, head_width=head_width
+        )
+        self.context, self.visual = stream(last=last), stream(dual=dual)
 
     def forward(
         self,

@@ -1,8 +1,9 @@
-"""What lies between the matrix products, where plain torch does more than it must: the MLP's GELU and the heads' norm.
+"""What lies between matrix products, where plain torch does more than it must: the activation and the heads' norm.
 
-A linear layer keeps its input for the backward, and behind a GELU that is a tensor as large as the one before it: here
-it is computed anew. torch has no fused RMS norm on a CPU (six passes forward, twelve back): here it goes through the
-rows in pieces that stay in the cache. The compiler does both itself, so inside a compiled block plain torch is used.
+A linear layer keeps its input for the backward, and behind an activation that is a tensor as large as the one before
+it: here it is computed anew. torch has no fused RMS norm on a CPU (six passes forward, twelve back): here it goes
+through the rows in pieces that stay in the cache. The compiler does both itself, so inside a compiled block plain torch
+is used.
 """
 
 from collections.abc import Iterator
@@ -13,10 +14,10 @@ import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float
 from torch import Tensor
 
+from mmflow.model.activation import ActivationName, activate, activation_backward
+
 PIECE = 1 << 16
 """Numbers that a CPU takes at a time: with what is computed from them they fit the second cache."""
-
-aten = torch.ops.aten
 
 
 def _pieces(x: Tensor) -> Iterator[slice]:
@@ -31,38 +32,38 @@ def _exact(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
-class _GeluLinear(torch.autograd.Function):
-    """Linear(GELU(x)) that keeps x alone: its GELU, as large again, is computed anew in the backward."""
+class _ActivatedLinear(torch.autograd.Function):
+    """Linear(f(x)) that keeps x alone: f(x), as large again, is computed anew in the backward."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, approximate: str) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, name: ActivationName) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.approximate, ctx.bias_dtype = approximate, bias.dtype
-        return F.linear(F.gelu(x, approximate=approximate), weight, bias)
+        ctx.name, ctx.bias_dtype = name, bias.dtype
+        return F.linear(activate(x, name), weight, bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         x, weight = ctx.saved_tensors
-        dw = (grad.mT @ F.gelu(x, approximate=ctx.approximate).to(grad.dtype)).to(weight.dtype)
+        dw = (grad.mT @ activate(x, ctx.name).to(grad.dtype)).to(weight.dtype)
         slope = (grad @ weight.to(grad.dtype)).to(x.dtype)
         db = grad.sum(0).to(ctx.bias_dtype)
-        return aten.gelu_backward(slope, x, approximate=ctx.approximate), dw, db, None
+        return activation_backward(slope, x, ctx.name), dw, db, None
 
 
-def gelu_linear(
-    x: Float[Tensor, "R F"], weight: Float[Tensor, "D F"], bias: Float[Tensor, " D"], approximate: str
+def activated_linear(
+    x: Float[Tensor, "R F"], weight: Float[Tensor, "D F"], bias: Float[Tensor, " D"], name: ActivationName
 ) -> Float[Tensor, "R D"]:
-    """W GELU(x) + b.
+    """W f(x) + b.
 
     Args:
         x: rows before the activation.
         weight: W.
         bias: b.
-        approximate: how GELU is computed: `none` or `tanh`.
+        name: f.
     """
     if torch.compiler.is_compiling():
-        return F.linear(F.gelu(x, approximate=approximate), weight, bias)  # the compiler decides itself what to keep
-    out: Tensor = _GeluLinear.apply(x, weight, bias, approximate)
+        return F.linear(activate(x, name), weight, bias)  # the compiler decides itself what to keep
+    out: Tensor = _ActivatedLinear.apply(x, weight, bias, name)
     return out
 
 

@@ -132,7 +132,7 @@ class MMDiT(AbstractBackbone):
                 last=i == depth - 1,
                 dual=i < design.dual_attention_blocks,
                 over_time=design.temporal == "added",
-                gelu=design.gelu,
+                activation=design.activation,
                 head_width=design.head_width,
             )
             for i in range(depth)

@@ -35,8 +35,8 @@ def _network(backbone: Any) -> list[str]:
         found.append("rotary positions: they add positions to the tokens and turn nothing")
     if backbone.design.head_width != 64:
         found.append(f"head_width {backbone.design.head_width}: their heads are 64 wide")
-    if backbone.design.gelu != "tanh":
-        found.append(f"gelu {backbone.design.gelu}: they compute the tanh approximation")
+    if backbone.design.activation != "gelu_tanh":
+        found.append(f"activation {backbone.design.activation}: they have GELU's tanh approximation")
     if backbone.design.known:
         found.append("input for known parts: StableDiffusion3Pipeline knows none, only the inpainting pipeline does")
     if backbone.video_patchifier is not None:

@@ -1,10 +1,14 @@
 """What is fused between the products against plain torch, value and gradients."""
 
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 
 from mmflow.model import fused
+from mmflow.model.activation import ActivationName
 
 EPS = 1e-6
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 2e-2}
@@ -26,18 +30,25 @@ def close(found: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
         torch.testing.assert_close(ours, theirs, atol=worst, rtol=0)
 
 
-@pytest.mark.parametrize("approximate", ["none", "tanh"])
+PLAIN: dict[ActivationName, Callable[[torch.Tensor], torch.Tensor]] = {
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "gelu": F.gelu,
+    "relu_squared": lambda x: x.clamp(min=0) ** 2,
+}
+
+
+@pytest.mark.parametrize("name", PLAIN)
 @pytest.mark.parametrize("half", [True, False])
-def test_linear_of_gelu_keeps_its_input_only(approximate: str, half: bool) -> None:
+def test_a_linear_behind_an_activation_keeps_its_input_only(name: ActivationName, half: bool) -> None:
     x, weight, bias = (torch.randn(*s, requires_grad=True) for s in ((9, 12), (5, 12), (5,)))
     kept: list[torch.Tensor] = []
     with (
         torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t),
         torch.autocast("cpu", torch.bfloat16, enabled=half),
     ):
-        out = fused.gelu_linear(x, weight, bias, approximate)
+        out = fused.activated_linear(x, weight, bias, name)
     assert [t.shape for t in kept] == [x.shape, weight.shape]
-    plain = F.linear(F.gelu(x, approximate=approximate), weight, bias)
+    plain = F.linear(PLAIN[name](x), weight, bias)
     assert out.dtype == (torch.bfloat16 if half else torch.float32)
     found = torch.autograd.grad(out.float().sin().sum(), (x, weight, bias))
     for mine, theirs in zip(found, torch.autograd.grad(plain.sin().sum(), (x, weight, bias)), strict=True):

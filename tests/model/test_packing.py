@@ -46,7 +46,7 @@ def loss_of(outputs: tuple[Tensor, ...]) -> Tensor:
 DESIGNS = {
     "plain": Design(),
     "dual": Design(dual_attention_blocks=1, position_table=9),
-    "rotary": Design(dual_attention_blocks=1, rotary=True, gelu="erf"),
+    "rotary": Design(dual_attention_blocks=1, rotary=True, activation="gelu"),
     "relative": Design(dual_attention_blocks=1, rotary=True, relative_values=True, head_width=32),
     "added": Design(temporal="added", rotary=True),
 }
