@@ -142,7 +142,9 @@ class Interference(Callback):
     def measure(self, trainer: Any, module: Any, batch: Batch) -> dict[str, dict[str, float]]:
         """Both gradients of this micro-step over all ranks, compared by layer group."""
         assert batch.latents is not None
-        with module.autocast(), unobserved(module.objective.density):
+        # A compiled block's backward runs once and gives up what it needed; two are taken here.
+        eager = torch.compiler.set_stance("force_eager")
+        with eager, module.autocast(), unobserved(module.objective.density):
             loss, _ = module.objective(module.backbone, batch.latents, batch.conditioning, batch.u, batch.eps)
         is_clip = are_clips(batch.latents, loss.device)
         named = [(n, p) for n, p in module.backbone.named_parameters() if p.requires_grad]

@@ -1,6 +1,8 @@
 """Gradients of pictures and clips side by side, where their relation is known."""
 
 import csv
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,7 +20,7 @@ from mmflow.train.interference import Interference, compare, layer_group
 from mmflow.train.weights import load_weights
 from tests.conftest import features, random_mmdit
 from tests.test_bad_input import refused_fit
-from tests.test_cli import TINY
+from tests.test_cli import ENV, ROOT, TINY
 
 
 def test_cosine_and_ratio_of_known_vectors() -> None:
@@ -126,3 +128,13 @@ def test_a_run_logs_it_and_is_the_same_run(tmp_path: Path, capfd: pytest.Capture
     assert "data.clip_share must lie between 0 and 1, got 0.0" in said
     with pytest.raises(ValueError, match=r"every_n_steps must be at least 0, got -1"):
         Interference(-1)
+
+
+@pytest.mark.slow
+def test_a_run_of_compiled_blocks_logs_it_too(tmp_path: Path) -> None:
+    """As a program of its own: the checks at run time cannot be compiled."""
+    given = ["--interference.every_n_steps", "1", "--model.parallel.compile", "true", "--trainer.max_steps", "2"]
+    command = [sys.executable, "-m", "mmflow", "fit", "--config", TINY, "--trainer.default_root_dir", str(tmp_path)]
+    subprocess.run([*command, *given], check=True, cwd=ROOT, env=ENV)
+    rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
+    assert sum(bool(row.get("interference/early_visual/cosine")) for row in rows) == 1
