@@ -91,14 +91,25 @@ FORCED = {
 
 
 def expand_run(args: list[str]) -> list[str]:
-    """Puts a run's own config.yaml first where a command uses the run and names no other configuration."""
+    """Puts a run's own config.yaml first where a command uses the run and names no other configuration.
+
+    Raises:
+        ValueError: if the checkpoint that is named lies in no run.
+    """
     if not args or args[0] not in USES or any(a == "--config" or a.startswith("--config=") for a in args):
         return args
     value = next((a.split("=", 1)[1] for a in args if a.startswith("--ckpt_path=")), None)
     if value is None and "--ckpt_path" in args[:-1]:
         value = args[args.index("--ckpt_path") + 1]
-    folder = None if value is None else run_folder(value)
-    return args if folder is None else [args[0], "--config", str(folder / "config.yaml"), *args[1:]]
+    if value is None:
+        return args
+    folder = run_folder(value)
+    if folder is None:
+        raise ValueError(
+            f"--ckpt_path {value} lies in no run: there is no config.yaml beside a checkpoints/ folder. Name the run "
+            "directory, or say by --config what the checkpoint is of"
+        )
+    return [args[0], "--config", str(folder / "config.yaml"), *args[1:]]
 
 
 def run_folder(checkpoint: str) -> Path | None:

@@ -1,6 +1,7 @@
 """What the user gets wrong: the real command stops before training, names the key, file or number, and the way out."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -126,6 +127,11 @@ def test_an_unwritable_folder(capfd: Said) -> None:
 
 def test_predict_needs_prompts_and_weights(trained: Path, tmp_path: Path, capfd: Said) -> None:
     assert "--data.prompts" in refused(capfd, "predict", "--ckpt_path", trained)
+    alone = tmp_path / "alone.ckpt"
+    shutil.copy(trained / "checkpoints" / "last.ckpt", alone)
+    for path in (alone, tmp_path / "missing.ckpt"):
+        said = refused(capfd, "validate", "--ckpt_path", path)
+        assert str(path) in said and "no config.yaml" in said and "--config" in said
     assert "--ckpt_path" in refused(capfd, "predict", "--config", TINY, "--data.prompts", "a red circle")
     empty = tmp_path / "empty.txt"
     empty.touch()
