@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from mmflow.batch import LEVELS, Conditioning, TextFeatures
 from mmflow.encoders.text import HashedWords
+from mmflow.flow.density import LogitNormal
 from mmflow.flow.diffusion_prediction import EdmF
 from mmflow.flow.objective import FlowObjective
 from mmflow.flow.shift import SizeShift
@@ -34,7 +35,7 @@ PICTURES, JUDGED, WORDS, WARMUP, MOST = 2048, 64, 77, 20, 3
 REACH = 0.6
 WORLD = World(
     size=SIZE,
-    shapes=("circle", "square", "triangle", "cross"),
+    shapes=("circle", "square", "triangle", "heart"),
     colors=("red", "green", "blue", "yellow", "white", "black"),
     max_count=3,
     backgrounds=("gray",),
@@ -115,7 +116,9 @@ def our_side(train: Pictures, judged: Pictures, device: torch.device) -> Side:
     """The quickstart's recipe."""
     design = Design(rotary=True, relative_values=True, head_width=32, embedding_std=0.12, activation="gelu")
     model = MMDiT(DEPTH, 3, 128, 96, PATCH, None, SIZE, design=design).to(device)
-    objective = FlowObjective(prediction=AsVelocity(EdmF(0.25)), shift=SizeShift(1024, 2.5, 0.25))
+    objective = FlowObjective(
+        prediction=AsVelocity(EdmF(0.07)), density=LogitNormal(-0.6, 1.2), shift=SizeShift(1024, 2.5, 0.25)
+    )
     optimizer = Muon(lr=8e-3, adamw_lr=4e-3).build(model)
     peaks = [group["lr"] for group in optimizer.param_groups]
     draws = torch.Generator().manual_seed(11)

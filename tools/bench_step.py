@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mmflow.batch import Conditioning
 from mmflow.flow.objective import FlowObjective
 from mmflow.train.optim import AdamW
+from mmflow.train.parallel import Parallel, lay_out
 
 DEPTH, SAMPLES, SIDE, WORDS = 8, 4, 32, 77
 REACH = {"fp32": 1.10, "bf16": 1.25}
@@ -31,23 +32,39 @@ aten = torch.ops.aten
 
 
 def step(setting: Setting) -> list[Figure]:
-    """Forward and backward; the same with AdamW; and a whole step against the example's."""
+    """Forward and backward; the same with AdamW; and a whole step against the example's: plain, and compiled.
+
+    Compiled are our blocks, as `model.parallel.compile` does it, against diffusers as its example runs it; and then
+    diffusers' too, by its own `compile_repeated_blocks`.
+    """
     both = pair(DEPTH, setting.device, qk_norm=True)
     given = work(SAMPLES, SIDE, WORDS, both.ours, setting.device)
-    with torch.no_grad():
-        same(given.ours(both.ours), given.theirs(both.theirs), 1e-3)
     figures = []
-    for precision in setting.precisions:
-        about: dict[str, Any] = {"flops": given.flops(both.ours), "peak": setting.peak(precision).flops}
-        for optimizer, what in ((None, "forward, backward"), ("fused", "the same and fused AdamW")):
-            sides = (
-                passes(setting, precision, lambda: given.ours(both.ours), both.ours, optimizer),
-                passes(setting, precision, lambda: given.theirs(both.theirs), both.theirs, optimizer),
-            )
-            ours, peer = interleaved(setting, *sides)
-            figures.append(Figure(f"{what}, {precision}", ours, peer, REACH[precision], **about))
-        ours, peer = interleaved(setting, our_loop(setting, precision, both, given), example(setting, precision, both))
-        figures.append(Figure(f"a whole step, against the example's, {precision}", ours, peer, EXAMPLE, **about))
+    for way in ("", ", ours compiled", ", both compiled"):
+        if way == ", ours compiled":
+            lay_out(both.ours, Parallel(compile=True), None, None)
+        elif way:
+            both.theirs.compile_repeated_blocks(dynamic=True)
+        with torch.no_grad():
+            same(given.ours(both.ours), given.theirs(both.theirs), 1e-3)
+        for precision in setting.precisions:
+            figures += compared(setting, precision, both, given, way)
+    return figures
+
+
+def compared(setting: Setting, precision: str, both: Pair, given: Work, way: str) -> list[Figure]:
+    """The three figures of one precision."""
+    figures = []
+    about: dict[str, Any] = {"flops": given.flops(both.ours), "peak": setting.peak(precision).flops}
+    for optimizer, what in ((None, "forward, backward"), ("fused", "the same and fused AdamW")):
+        sides = (
+            passes(setting, precision, lambda: given.ours(both.ours), both.ours, optimizer),
+            passes(setting, precision, lambda: given.theirs(both.theirs), both.theirs, optimizer),
+        )
+        ours, peer = interleaved(setting, *sides)
+        figures.append(Figure(f"{what}{way}, {precision}", ours, peer, REACH[precision], **about))
+    ours, peer = interleaved(setting, our_loop(setting, precision, both, given), example(setting, precision, both))
+    figures.append(Figure(f"a whole step, against the example's{way}, {precision}", ours, peer, EXAMPLE, **about))
     return figures
 
 
