@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 RUNS = {
     "pictures": (4, Design(), [Shape(6, (1, 16, 16), 6)], None),
     "pictures in bf16": (4, Design(), [Shape(6, (1, 16, 16), 6)], torch.bfloat16),
-    "many pictures": (3, Design(), [Shape(40, (1, 16, 16), 6)], None),
+    "many pictures": (3, Design(), [Shape(24, (1, 16, 16), 6)], None),
     "pictures and clips": (3, Design(), [Shape(2, (1, 16, 8), 4), Shape(1, (4, 16, 16), 9)], None),
     "two attentions in bf16": (5, Design(dual_attention_blocks=3), [Shape(2, (1, 16, 16), 5)], torch.bfloat16),
     "the paper's way to video": (2, Design(temporal="added"), [Shape(1, (4, 8, 16), 7)], None),
@@ -55,7 +55,7 @@ def test_the_planned_peak_is_that_of_a_real_step(name: str) -> None:
     assert 0 < planned.saved <= planned.peak
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", ["pictures in bf16", "many pictures", "pictures and clips"])
 @pytest.mark.parametrize("how", ["selective", "block"])
 def test_the_planned_memory_where_blocks_are_computed_again(how: str, name: str) -> None:
     """The peak, and what is saved, which is what computing again is for."""
