@@ -39,14 +39,14 @@ def step(setting: Setting) -> list[Figure]:
     """
     both = pair(DEPTH, setting.device, qk_norm=True)
     given = work(SAMPLES, SIDE, WORDS, both.ours, setting.device)
+    with torch.no_grad():
+        same(given.ours(both.ours), given.theirs(both.theirs), 1e-3)
     figures = []
     for way in ("", ", ours compiled", ", both compiled"):
         if way == ", ours compiled":
             lay_out(both.ours, Parallel(compile=True), None, None)
         elif way:
             both.theirs.compile_repeated_blocks(dynamic=True)
-        with torch.no_grad():
-            same(given.ours(both.ours), given.theirs(both.theirs), 1e-3)
         for precision in setting.precisions:
             figures += compared(setting, precision, both, given, way)
     return figures
