@@ -35,7 +35,7 @@ def step(setting: Setting) -> list[Figure]:
     """Forward and backward; the same with AdamW; and a whole step against the example's: plain, and compiled.
 
     Compiled are our blocks, as `model.parallel.compile` does it, against diffusers as its example runs it; and then
-    diffusers' too, by its own `compile_repeated_blocks`.
+    diffusers' blocks too.
     """
     both = pair(DEPTH, setting.device, qk_norm=True)
     given = work(SAMPLES, SIDE, WORDS, both.ours, setting.device)
@@ -46,7 +46,8 @@ def step(setting: Setting) -> list[Figure]:
         if way == ", ours compiled":
             lay_out(both.ours, Parallel(compile=True), None, None)
         elif way:
-            both.theirs.compile_repeated_blocks(dynamic=True)
+            for block in both.theirs.transformer_blocks:
+                block.compile(dynamic=True)
         for precision in setting.precisions:
             figures += compared(setting, precision, both, given, way)
     return figures
