@@ -97,8 +97,8 @@ def test_a_run_starts_from_released_weights(tmp_path: Path, capfd: Said) -> None
     torch.testing.assert_close(kept, model.blocks[0].visual.mlp[0].weight.detach(), atol=1e-2, rtol=0)
     said = refused_fit(capfd, tmp_path / "x", f"{BACKBONE}.depth", 2, "--model.init_from", tmp_path / "sd3.safetensors")
     assert "of depth 1, the model of depth 2: set --model.backbone.depth 1" in said
-    halved = {name: tensor.to(torch.float8_e4m3fn) for name, tensor in load_file(tmp_path / "sd3.safetensors").items()}
-    save_file(halved, tmp_path / "sd3_fp8.safetensors")
+    eighths = {name: tensor.to(torch.float8_e4m3fn) for name, tensor in load_file(tmp_path / "sd3.safetensors").items()}
+    save_file(eighths, tmp_path / "sd3_fp8.safetensors")
     said = refused_fit(capfd, tmp_path / "y", "--model.init_from", tmp_path / "sd3_fp8.safetensors")
     assert "sd3_fp8.safetensors" in said and "F8_E4M3: fp8 weights cannot be trained" in said
 

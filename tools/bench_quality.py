@@ -3,8 +3,8 @@
 Pictures of the shapes world (32 x 32, the quickstart's vocabulary), depth 2, width 128, batch 32, fp32. The peer is the
 loop that one writes with diffusers: SD3Transformer2DModel, logit-normal t and its flow-match noising, captions padded
 to 77 words as its pipeline pads them, torch.optim.AdamW at 1e-3, gradients clipped to 1. Ours is the quickstart's
-recipe on packed captions: its design, objective and Muon. Both warm up and then keep their learning rates, and both are
-judged by their last weights.
+recipe on packed captions: its design, objective and Muon, at the rates for steps of half its samples. Both warm up and
+then keep their learning rates, and both are judged by their last weights.
 
 The two train in turn, ten steps each. What the peer's loss is after its last step, ours must reach: ours is judged
 every ten steps, and its time is what it had taken then. Judging is not counted on either side. A repeat is a pair of

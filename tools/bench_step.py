@@ -45,7 +45,7 @@ def step(setting: Setting) -> list[Figure]:
     for way in ("", ", ours compiled", ", both compiled"):
         if way == ", ours compiled":
             lay_out(both.ours, Parallel(compile=True), None, None)
-        elif way:
+        if way == ", both compiled":
             for block in both.theirs.transformer_blocks:
                 block.compile(dynamic=True)
         for precision in setting.precisions:
