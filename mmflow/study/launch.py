@@ -2,12 +2,16 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mmflow.study.plan import Cell, Study
 
@@ -38,10 +42,29 @@ def environment(processes: int) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
 
 
+@contextmanager
+def _terminated_by_an_exception() -> Iterator[None]:
+    """Inside, SIGTERM ends this process by `SystemExit`, so that what is to be done at the end is done."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(signum: int, _: Any) -> None:
+        sys.exit(128 + signum)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@_terminated_by_an_exception()
 def run_locally(
     study: Study, config: Path, cells: Sequence[Cell], processes: int, ended: Callable[[Outcome], None]
 ) -> None:
-    """Runs cells, `processes` at a time, each with its log in its folder. Stopped, it stops those it started.
+    """Runs cells, `processes` at a time, each with its log in its folder. Stopped, by SIGTERM as well, it stops those
+    it started, which save where they are.
 
     Args:
         study: of which they are.

@@ -1,8 +1,11 @@
 """Launching cells, with a stand-in for Python that writes down what it was asked and ends as told."""
 
 import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -48,6 +51,26 @@ def test_whoever_stops_the_runner_stops_its_cells(study: Study, tmp_path: Path) 
     with pytest.raises(KeyboardInterrupt):
         run_locally(study, tmp_path / "study.yaml", study.cells(), 2, stop)
     assert len((tmp_path / "asked").read_text().splitlines()) <= 3
+
+
+def test_a_runner_that_is_terminated_stops_its_cells(study: Study, tmp_path: Path) -> None:
+    """And waits until they have saved where they are."""
+    Path(sys.executable).write_text(
+        f"#!/bin/bash\ntrap 'echo saved >> {tmp_path}/saved; exit 143' TERM\n"
+        f"touch {tmp_path}/begun-$$\nfor i in $(seq 600); do sleep 0.1; done\n"
+    )
+
+    def terminate() -> None:
+        while len(list(tmp_path.glob("begun-*"))) < 2:
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    threading.Thread(target=terminate, daemon=True).start()
+    with pytest.raises(SystemExit, match="143"):
+        run_locally(study, tmp_path / "study.yaml", study.cells(), 2, lambda outcome: None)
+    assert (tmp_path / "saved").read_text().split() == ["saved", "saved"]
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_an_array_has_one_task_per_cell(study: Study, tmp_path: Path) -> None:
