@@ -74,7 +74,8 @@ class Figure:
         ours: seconds of each repeat.
         peer: of what it is compared with.
         reach: what the ratio must be.
-        kind: `faster`: peer / ours at least `reach`; `within`: ours / peer at most `reach`; `told`: no figure to reach.
+        kind: `faster`: peer / ours at least `reach`; `within`: ours / peer at most `reach`; `told`: ours / peer, no
+            figure to reach.
         flops: matrix products of ours, for the utilisation; 0 where it is not stated.
         peak: products per second of the device.
         note: what else is to be known.
@@ -95,7 +96,7 @@ class Figure:
     def ratios(self) -> list[float]:
         """Of each pair, sorted."""
         pairs = zip(self.ours, self.peer, strict=True)
-        return sorted(ours / peer if self.kind == "within" else peer / ours for ours, peer in pairs)
+        return sorted(peer / ours if self.kind == "faster" else ours / peer for ours, peer in pairs)
 
     @property
     def ratio(self) -> float:

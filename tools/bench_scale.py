@@ -1,7 +1,8 @@
 """How time and memory grow: group `growth` of tools/bench.py.
 
 Forward and backward. Tokens and samples: depth 2, width 128. Depth: blocks of width 256, from two to twenty-four of
-them, for MMDiT's own width grows with its depth. Captions have 16 tokens.
+them, for MMDiT's own width grows with its depth. Recomputation: depth 8, 4 pictures of 256 tokens. Captions have 16
+tokens.
 
 Each size is measured in turn with a smaller one, whose seconds are scaled by what the larger has more of matrix
 products: that is tokens, but for the last block's context, which no MLP follows. Attention's share is taken out at its
@@ -26,7 +27,7 @@ from mmflow.planning.flops import Load, step_flops
 from mmflow.planning.memory import Shape, step_memory
 from mmflow.train.parallel import Parallel, lay_out
 
-WORDS, DEPTH, WIDE = 16, 2, 4
+WORDS, DEPTH, WIDE, DEEP = 16, 2, 4, 8
 FLAT, SAVED, DEARER = 1.10, 0.60, 1.35
 TOKENS = (256, 1024, 4096, 16384)
 """Of one sample; a step holds as many samples as make the last."""
@@ -166,10 +167,10 @@ def memory_lines() -> list[Figure]:
 def recomputed(setting: Setting) -> list[Figure]:
     """Blocks computed again in the backward: what that saves, and what it costs."""
     meta, figures = torch.device("meta"), []
-    kept = Step(build(2 * WIDE, meta), 4, TOKENS[0]).kept
+    kept = Step(build(DEEP, meta), 4, TOKENS[0]).kept
     for how in ("block", "selective"):
-        saved = Step(build(2 * WIDE, meta, how), 4, TOKENS[0]).kept
-        again, plain = (Step(build(WIDE, setting.device, each), 4, TOKENS[0]) for each in (how, "none"))
+        saved = Step(build(DEEP, meta, how), 4, TOKENS[0]).kept
+        again, plain = (Step(build(DEEP, setting.device, each), 4, TOKENS[0]) for each in (how, "none"))
         pairs = interleaved(setting, again.passes(setting.device), plain.passes(setting.device))
         kind = "within" if how == "block" else "told"
         figures.append(Figure(f"recompute {how}: time", *pairs, DEARER, kind))  # type: ignore[arg-type]

@@ -227,8 +227,12 @@ def profiled(setting: Setting) -> Iterator[Any]:
         yield profile
 
 
-def where_time_goes(setting: Setting, precision: str = "fp32", rows: int = 16) -> str:
-    """The longest operations of a step, ours and theirs, as a table of text."""
+def where_time_goes(setting: Setting, rows: int = 16) -> str:
+    """The longest operations of a step, ours and theirs in each precision, as a table of text."""
+    return "\n\n".join(_longest_operations(setting, precision, rows) for precision in setting.precisions)
+
+
+def _longest_operations(setting: Setting, precision: str, rows: int) -> str:
     both = pair(DEPTH, setting.device, qk_norm=True)
     given = work(SAMPLES, SIDE, WORDS, both.ours, setting.device)
     texts = []

@@ -19,7 +19,7 @@ SMALLEST = {
     "bench_sample": {"DEPTH": 1, "PICTURES": {1: 1}, "STEPS": 3},
     "bench_quality": {"STEPS": 10, "PICTURES": 40, "JUDGED": 2, "BATCH": 2, "MOST": 1},
     "bench_objective": {"DEPTH": 1, "SAMPLES": 1, "SIDE": 4, "WORDS": 3, "CALLS": 1},
-    "bench_scale": {"TOKENS": (64, 256), "SAMPLES": (1, 2), "BLOCKS": (2, 3)},
+    "bench_scale": {"TOKENS": (64, 256), "SAMPLES": (1, 2), "BLOCKS": (2, 3), "DEEP": 2},
 }
 """File -> its sizes, at which a group takes a second."""
 
@@ -41,7 +41,8 @@ def test_ratios_intervals_and_verdicts() -> None:
     within = bench.Figure("b", (1.0, 2.0, 1.0), (1.0, 1.0, 1.0), 1.1, "within")
     assert within.ratio == 1 and within.interval == (1, 2) and within.reached
     assert not bench.Figure("c", (1.2,), (1.0,), 1.1, "within").reached
-    assert bench.Figure("d", (9.0,), (1.0,), 1.1, "told").reached
+    told = bench.Figure("d", (9.0,), (1.0,), 1.1, "told")
+    assert told.reached and told.ratio == 9
     assert bench.Figure("e", (2.0,), (1.0,), 1.0, flops=10.0, peak=20.0).mfu == pytest.approx(0.25)
     assert bench.Figure.of_json(json.loads(json.dumps(faster.as_json()))) == faster
 
@@ -164,6 +165,18 @@ def test_bf16_is_measured_where_there_are_instructions_for_it(monkeypatch: pytes
     for has, found in ((True, ["fp32", "bf16"]), (False, ["fp32"])):
         monkeypatch.setattr(bench, "has_bf16_instructions", lambda has=has: has)
         assert bench.usual_precisions("cpu") == found and bench.usual_precisions("cuda") == ["fp32", "bf16"]
+
+
+def test_a_profile_is_in_the_precisions_that_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both sides of a step in each; what autocast converts shows in bf16 alone."""
+    step, measure = load("bench_step"), load("bench_measure")
+    for name, value in SMALLEST["bench_step"].items():
+        monkeypatch.setattr(step, name, value)
+    said = step.where_time_goes(measure.Setting(CPU, 1, precisions=("fp32", "bf16")), rows=1000)
+    tables = {table.split(":")[0]: table for table in said.split("\n\n")}
+    assert list(tables) == ["ours, fp32", "diffusers, fp32", "ours, bf16", "diffusers, bf16"]
+    assert {name for name, table in tables.items() if "aten::_to_copy" in table} >= {"ours, bf16", "diffusers, bf16"}
+    assert all("aten::addmm" in table for table in tables.values())
 
 
 def test_growth_takes_attention_out_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
