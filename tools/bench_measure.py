@@ -203,23 +203,22 @@ def spread(values: Sequence[float], unit: str = "s") -> str:
 
 
 def plot(figures: dict[str, Sequence[Figure]], path: Path) -> None:
-    """Ratios with their intervals, and a mark where each must be."""
+    """Ratios with their intervals, and a mark where each must be; what is only told stands in the table."""
     from mmflow.report.plot import pyplot
 
     plt = pyplot()
-    rows = [(f"{group}: {figure.name}", figure) for group, found in figures.items() for figure in found][::-1]
+    rows = [(f"{group}: {figure.name}", figure) for group, found in figures.items() for figure in found]
+    rows = [row for row in reversed(rows) if row[1].kind != "told"]
     picture, axes = plt.subplots(figsize=(9, 0.34 * len(rows) + 1.2))
     for y, (_, figure) in enumerate(rows):
         low, high = figure.interval
-        color = "#555555" if figure.kind == "told" else "#2ca02c" if figure.reached else "#d62728"
+        color = "#2ca02c" if figure.reached else "#d62728"
         axes.plot([low, high], [y, y], color=color, lw=3, alpha=0.5)
         axes.plot(figure.ratio, y, "o", color=color)
-        if figure.kind != "told":
-            axes.plot(figure.reach, y, "|", color="black", ms=12)
+        axes.plot(figure.reach, y, "|", color="black", ms=12)
     axes.axvline(1, color="gray", lw=0.7)
     axes.set_yticks(range(len(rows)), [name for name, _ in rows], fontsize=7)
     axes.set_xlabel("ratio, median and interval; the black mark is the figure to reach")
-    picture.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.savefig(path, dpi=110)
+    picture.savefig(path, dpi=110, bbox_inches="tight")  # names may be wider than what a layout leaves them
     plt.close(picture)
