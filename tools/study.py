@@ -26,9 +26,10 @@ console = Console(width=None if Console().is_terminal else 120)
 
 def run(args: argparse.Namespace) -> int:
     """Runs what is left to do; the table grows with every cell."""
-    from mmflow.study.launch import Outcome, run_locally, submit, write_array
+    from mmflow.study.launch import run_locally, submit, write_array
     from mmflow.study.plan import read_study
     from mmflow.study.records import unfinished
+    from mmflow.study.worker import Outcome
 
     study = read_study(args.config)
     _write(study, quiet=True)  # what is known already must compare before more is trained

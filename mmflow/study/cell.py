@@ -234,14 +234,12 @@ def solver_of(name: str) -> Any:
     return solvers[name]()
 
 
-def main(arguments: list[str]) -> int:
-    """The cell of that name in the study's file."""
-    study = read_study(arguments[0])
-    cells = {cell.name: cell for cell in study.cells()}
+def ended(study: Study, name: str) -> int:
+    """Runs the cell of that name; the exit status that says how it ended."""
     try:
-        run_cell(study, cells[arguments[1]])
+        run_cell(study, next(cell for cell in study.cells() if cell.name == name))
     except CellBusyError:
-        print(f"{arguments[1]} is being worked on by another process")
+        print(f"{name} is being worked on by another process")
         return BUSY
     except CellStoppedError as stopped:
         print(f"{stopped}: `study.py run` goes on from there")
@@ -253,4 +251,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(ended(read_study(sys.argv[1]), sys.argv[2]))

@@ -1,45 +1,20 @@
 """Cells in processes of their own: N at a time on this machine, or as a job array under SLURM."""
 
-import os
+import select
 import shutil
 import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mmflow.study.plan import Cell, Study
+from mmflow.study.worker import Outcome, Worker
 
 POLL = 0.2
-TAIL = 6
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a cell ended: 0 well, `folder.BUSY` elsewhere, `folder.STOPPED` half done, anything else badly; `tail` is the
-    end of its log.
-    """
-
-    cell: Cell
-    status: int
-    seconds: float
-    tail: str
-
-
-def command(config: Path, cell: Cell) -> list[str]:
-    """The command of one cell."""
-    return [sys.executable, "-m", "mmflow.study.cell", str(config), cell.name]
-
-
-def environment(processes: int) -> dict[str, str]:
-    """This process's, with a share of the threads."""
-    threads = max(1, (os.cpu_count() or 1) // processes)
-    return {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
 
 
 @contextmanager
@@ -73,28 +48,27 @@ def run_locally(
         processes: at a time.
         ended: told of every cell that ended.
     """
-    waiting, running = list(cells), dict[subprocess.Popen, tuple[Cell, float]]()
+    waiting, workers = list(cells), list[Worker]()
     try:
-        while waiting or running:
-            while waiting and len(running) < processes:
-                cell = waiting.pop(0)
-                folder = study.folder(cell)
-                folder.mkdir(parents=True, exist_ok=True)
-                with (folder / "log.txt").open("a") as log:
-                    process = subprocess.Popen(
-                        command(config, cell), stdout=log, stderr=subprocess.STDOUT, env=environment(processes)
-                    )
-                running[process] = cell, time.monotonic()
-            for process in [each for each in running if each.poll() is not None]:
-                cell, started = running.pop(process)
-                lines = (study.folder(cell) / "log.txt").read_text(errors="replace").splitlines()
-                ended(Outcome(cell, process.returncode, time.monotonic() - started, "\n".join(lines[-TAIL:])))
-            time.sleep(POLL)
+        while waiting or workers:
+            idle = [worker for worker in workers if worker.cell is None]
+            more = min(len(waiting) - len(idle), processes - len(workers))
+            new = [Worker(config, processes) for _ in range(more)]
+            workers += new
+            for worker in (idle + new)[: len(waiting)]:
+                worker.begin(waiting.pop(0))
+            answered, _, _ = select.select([worker.answers for worker in workers], [], [], POLL)
+            for worker in workers:
+                if worker.cell is not None and (worker.answers in answered or worker.is_gone):
+                    ended(worker.end(study))
+            for worker in [each for each in workers if each.cell is None and not (waiting and each.goes_on)]:
+                workers.remove(worker)
+                worker.close()
     finally:
-        for process in running:
-            process.terminate()
-        for process in running:
-            process.wait()
+        for worker in workers:
+            worker.terminate()
+        for worker in workers:
+            worker.close()
 
 
 def write_array(study: Study, config: Path, cells: Sequence[Cell], processes: int, options: Sequence[str]) -> Path:

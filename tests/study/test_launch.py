@@ -6,21 +6,31 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from mmflow.study import worker
 from mmflow.study.folder import BUSY
-from mmflow.study.launch import Outcome, run_locally, submit, write_array
+from mmflow.study.launch import run_locally, submit, write_array
 from mmflow.study.plan import Study
+from mmflow.study.worker import Outcome
 
 TINY = str(Path(__file__).parent.parent / "tiny.yaml")
 STAND_IN = """#!/bin/bash
-touch "{folder}/running-$$"; ls "{folder}" | grep -c running >> "{folder}/at-once"; sleep 0.3; rm "{folder}/running-$$"
-echo "$4 threads $OMP_NUM_THREADS" >> "{folder}/asked"
-echo "the end of the log"
-case "$4" in rf_1*) exit 1;; rf_2*) exit {busy};; esac
+run() {{
+  touch "{folder}/running-$$"; ls "{folder}" | grep -c running >> "{folder}/at-once"
+  sleep 0.3; rm "{folder}/running-$$"
+  echo "$1 threads $OMP_NUM_THREADS" >> "{folder}/asked"
+  mkdir -p "{folder}/out/cells/$1"; echo "the end of the log" >> "{folder}/out/cells/$1/log.txt"
+  case "$1" in rf_1*) echo 1; exit 1;; rf_2*) echo {busy};; rf_4*) exit 7;; *) echo 0;; esac
+}}
+[ "$2" = mmflow.study.cell ] && run "$4" && exit
+touch "{folder}/process-$$"
+while read -r name; do run "$name"; done
 """
+"""One cell whose name is given, or those whose names are read: 1 fails, 2 is busy, 4 ends its process silently."""
 
 
 @pytest.fixture
@@ -42,6 +52,24 @@ def test_cells_run_so_many_at_a_time_and_every_end_is_told(study: Study, tmp_pat
     threads = max(1, (os.cpu_count() or 1) // 2)
     asked = (tmp_path / "asked").read_text().splitlines()
     assert sorted(asked) == sorted(f"{cell.name} threads {threads}" for cell in study.cells())
+
+
+def test_a_process_runs_one_cell_after_another_until_one_fails(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or until it has run as many as it may."""
+    run_locally(study, tmp_path / "study.yaml", study.cells(), 1, lambda outcome: None)
+    assert len(list(tmp_path.glob("process-*"))) == 2  # 0 and 1, which fails; 2 and 3
+    monkeypatch.setattr(worker, "MOST", 1)
+    run_locally(study, tmp_path / "study.yaml", study.cells(), 1, lambda outcome: None)
+    assert len(list(tmp_path.glob("process-*"))) == 2 + 4
+
+
+def test_a_process_that_dies_fails_its_cell_alone(study: Study, tmp_path: Path) -> None:
+    dies, outcomes = replace(study, seeds=(0, 4, 3)), list[Outcome]()
+    run_locally(dies, tmp_path / "study.yaml", dies.cells(), 1, outcomes.append)
+    assert [each.status for each in outcomes] == [0, 7, 0]
+    assert len(list(tmp_path.glob("process-*"))) == 2
 
 
 def test_whoever_stops_the_runner_stops_its_cells(study: Study, tmp_path: Path) -> None:

@@ -292,6 +292,28 @@ def test_a_cell_that_ends_is_added_to_the_records(done: Path, tmp_path: Path) ->
     write_study(done)
 
 
+def test_the_second_cell_of_a_process_is_what_it_is_alone(tmp_path: Path) -> None:
+    """To the bit; and each says what it has to say in its own folder."""
+    studies = []
+    for name in ("both", "alone"):
+        (tmp_path / name).mkdir()
+        studies.append(read_study(write_study(tmp_path / name, curve=False)))
+    both, alone = studies
+    said = tool("run", "--config", tmp_path / "both" / "study.yaml")
+    assert "2/2" in said and "8 rows" in said
+    cell = both.cells()[1]
+    command = [sys.executable, "-m", "mmflow.study.cell", str(tmp_path / "alone" / "study.yaml"), cell.name]
+    subprocess.run(command, env=ENV, check=True, capture_output=True)
+    for kind in ("ema", "raw"):
+        files = [study.folder(cell) / f"{kind}.safetensors" for study in studies]
+        assert files[0].read_bytes() == files[1].read_bytes()
+    for path in (alone.folder(cell) / "scores").iterdir():
+        mine, other = (json.loads((study.folder(cell) / "scores" / path.name).read_text()) for study in studies)
+        assert mine | {"seconds": 0} == other | {"seconds": 0}
+    logs = [(both.folder(each) / "log.txt").read_text() for each in both.cells()]
+    assert [log.count("run: ") for log in logs] == [1, 1] and all("ema-Euler-2" in log for log in logs)
+
+
 def test_the_variance_of_trained_cells_is_measured(done: Path) -> None:
     path = done / "study.yaml"
     said = tool("variance", "--config", path, "--steps", 16, "--batch", 4, "--only", "LogitNormal")
