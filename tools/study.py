@@ -6,6 +6,7 @@ python tools/study.py rank TABLE_OR_FOLDER                   non-dominated sorti
 python tools/study.py plot TABLE_OR_FOLDER                   score and distance against steps; chart of the ranks
 python tools/study.py plot FOLDER --kind curves              loss and scores in training, against steps and FLOPs
 python tools/study.py sizes --config STUDY.yaml              parameters and FLOPs of each cell; what is not matched
+python tools/study.py page --config A.yaml B.yaml --out P.md  ranks of studies of objectives beside the paper's; a page
 python tools/study.py scale --config STUDY.yaml --out P.md   power laws, the best size, the next size's loss; a page
 python tools/study.py variance --config STUDY.yaml           how the gradient varies between steps, by how t is drawn
 """
@@ -203,6 +204,18 @@ def scale(args: argparse.Namespace) -> int:
     return 0
 
 
+def page(args: argparse.Namespace) -> int:
+    """Writes the page of studies of objectives, as far as they have been run."""
+    from mmflow.study.plan import read_study
+    from mmflow.study.ranking_page import page as write
+
+    files = [str(file) for file in args.config]
+    command = f"python tools/study.py page --config {' '.join(files)} --out {args.out}"
+    write({file: read_study(file) for file in files}, args.out, command)
+    console.print(f"page  {escape(str(args.out))}, with its figures beside it", soft_wrap=True)
+    return 0
+
+
 def variance(args: argparse.Namespace) -> int:
     """Prints and writes how much loss and gradient of the trained cells vary between steps, by how t is drawn."""
     from mmflow.study.plan import read_study
@@ -260,6 +273,10 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--sbatch", nargs="*", default=[], help='SLURM options, as in --sbatch="--gres=gpu:1"')
     sub.add_argument("--dry-run", action="store_true", help="slurm: write the script, do not submit it")
     sub.add_argument("--only", default="", help="cells whose name contains this")
+    sub = verbs.add_parser("page", help="ranks of studies of objectives, as a page")
+    sub.add_argument("--config", type=Path, nargs="+", required=True, help="the studies' YAMLs")
+    sub.add_argument("--out", type=Path, required=True, help="the page")
+    sub.set_defaults(function=page)
     sub = verbs.choices["variance"]
     sub.add_argument("--steps", type=int, default=64, help="to measure over, a multiple of 8")
     sub.add_argument("--batch", type=int, default=64, help="samples of a step")

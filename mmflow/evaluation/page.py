@@ -8,7 +8,7 @@ import json
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from mmflow.metrics.geneval import TASKS
 from mmflow.metrics.loss_surface import MEDIA
 from mmflow.metrics.store import Store
 from mmflow.metrics.surface_file import read_surface, surface_paths
+from mmflow.report.markdown import table
 
 TITLES = {
     "geneval/overall": "overall",
@@ -187,7 +188,7 @@ def _head(tested: Sequence[Tested], command: str) -> list[str]:
                 f"{sampling['num_steps']} steps, guidance {sampling['guidance_scale']:g}, {sampling['weights']}",
             ]
         )
-    return [*lines, *_table(["model", "parameters", "steps of training", "makes", "sampled with"], rows)]
+    return [*lines, *table(["model", "parameters", "steps of training", "makes", "sampled with"], rows)]
 
 
 def _geneval(tested: Sequence[Tested]) -> list[str]:
@@ -198,7 +199,7 @@ def _geneval(tested: Sequence[Tested]) -> list[str]:
         rows.append([each.name, *(_value(scores.get(name)) for name in names)])
     first = tested[0].results["scores"]
     rows.append(["chance: draws perfectly, does not read", *(_plain(first.get(n, {}).get("chance")) for n in names)])
-    lines = ["## GenEval (the paper's Table 5)", "", *_table(["model", *(TITLES[n] for n in names)], rows)]
+    lines = ["## GenEval (the paper's Table 5)", "", *table(["model", *(TITLES[n] for n in names)], rows)]
     counts = sorted({first[f"geneval/{task}"]["n"] for task in TASKS if f"geneval/{task}" in first})
     lines += ["", f"Pictures per task: {', '.join(map(str, counts))}. Intervals are 95 %: Wilson's, and for overall a "
               "bootstrap over prompts."]  # fmt: skip
@@ -216,7 +217,7 @@ def _geneval(tested: Sequence[Tested]) -> list[str]:
     ]
     if held:
         lines += ["", "What training never showed:", ""]
-        lines += _table(["model", "task", "held out", "score there", "score of seen kinds"], held)
+        lines += table(["model", "task", "held out", "score there", "score of seen kinds"], held)
     return lines
 
 
@@ -227,7 +228,7 @@ def _motion(tested: Sequence[Tested]) -> list[str]:
     rows = [[each.name, *(_value(each.results["scores"].get(name)) for name in names)] for each in tested]
     chance = tested[0].results["scores"].get("motion/accuracy", {}).get("chance")
     rows.append(["chance", *(_plain(chance) if name == "motion/accuracy" else "" for name in names)])
-    return ["## Clips", "", *_table(["model", *(MOTION[name] for name in names)], rows)]
+    return ["## Clips", "", *table(["model", *(MOTION[name] for name in names)], rows)]
 
 
 def _proxies(tested: Sequence[Tested]) -> list[str]:
@@ -238,7 +239,7 @@ def _proxies(tested: Sequence[Tested]) -> list[str]:
     rows = [
         [name, *(_value(each.get("scores", {}).get(name), 4) for each in said)] for name in names
     ]  # judges are long words: a row each
-    lines = ["## Scores and distances (the paper's Table 2)", "", *_table(["judge", *(t.name for t in tested)], rows)]
+    lines = ["## Scores and distances (the paper's Table 2)", "", *table(["judge", *(t.name for t in tested)], rows)]
     absent = sorted({f"{name}: {why}" for each in said for name, why in each.get("absent", {}).items()})
     return [*lines, *([] if not absent else ["", "Left out: " + "; ".join(absent) + "."])]
 
@@ -247,7 +248,7 @@ def _efficiency(tested: Sequence[Tested]) -> list[str]:
     rows = [each.efficiency for each in tested]
     *fewer, most = rows[0]["steps"]
     head = ["model", "depth", *(f"{n} / {most} steps" for n in fewer), *WAY]
-    lines = ["## Sampling efficiency (the paper's Table 6)", "", *_table(head, [cells(row) for row in rows])]
+    lines = ["## Sampling efficiency (the paper's Table 6)", "", *table(head, [cells(row) for row in rows])]
     more = [
         [row["run"], *(f"{row['steps'][n]['change']:.2f}" for n in fewer), f"{row['path']['guided']['length']:.2f}",
          f"{row['path']['guided']['straightness']:.3f}"]
@@ -260,7 +261,7 @@ def _efficiency(tested: Sequence[Tested]) -> list[str]:
         "The path is that of the sampler without guidance; straightness is its length over the distance of its ends. "
         "Of the same pictures, the mean change of a pixel, of 255, from that at the most steps; and the guided path:",
         "",
-        *_table(["model", *(f"change at {n}" for n in fewer), "guided path", "its straightness"], more),
+        *table(["model", *(f"change at {n}" for n in fewer), "guided path", "its straightness"], more),
     ]
     return lines
 
@@ -281,7 +282,7 @@ def _losses(tested: Sequence[Tested]) -> list[str]:
     if not rows:
         return []
     head = ["model", "medium", "weights", "step", "mean but t = 1", *(f"t = {t:g}" for t in LEVELS)]
-    return ["## Validation loss by noise level", "", *_table(head, rows)]
+    return ["## Validation loss by noise level", "", *table(head, rows)]
 
 
 def _value(score: dict[str, Any] | None, digits: int = 2) -> str:
@@ -296,10 +297,3 @@ def _value(score: dict[str, Any] | None, digits: int = 2) -> str:
 
 def _plain(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    yield "| " + " | ".join(header) + " |"
-    yield "|" + "---|" * len(header)
-    for row in rows:
-        yield "| " + " | ".join(row) + " |"

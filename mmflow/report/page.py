@@ -13,6 +13,7 @@ from mmflow.metrics.evidence import gather_evidence
 from mmflow.metrics.loss_surface import MEDIA, LossSurface
 from mmflow.metrics.signal_file import FILE, FOLDER, Round, read_rounds
 from mmflow.metrics.surface_file import read_surface, surface_paths
+from mmflow.report.markdown import table
 from mmflow.report.plot import depth_of, plot_losses, plot_scatter, plot_scores, plot_surface
 from mmflow.train.preference import plain
 from mmflow.train.validation import spread
@@ -62,10 +63,6 @@ def _figure(path: Path, out: Path, title: str) -> list[str]:
     return [f"![{title}]({path.relative_to(out.parent).as_posix()})", "", f"{title}.", ""]
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return ["| " + " | ".join(each) + " |" for each in (header, ["---"] * len(header), *rows)] + [""]
-
-
 def _losses(surfaces: Sequence[LossSurface], kind: str) -> list[str]:
     """First and last loss of every stratum."""
     first, last = surfaces[0], surfaces[-1]
@@ -76,7 +73,7 @@ def _losses(surfaces: Sequence[LossSurface], kind: str) -> list[str]:
             was = "" if a is None else f"{a.value:.4f}"
             rows.append([stratum or "all", was, f"{b.value:.4f}", f"{b.low:.4f} - {b.high:.4f}", str(b.n)])
     header = ["stratum", f"step {first.step}", f"step {last.step}", "95 %", "n"]
-    return [f"Mean over t = 1/8 ... 7/8, {kind} weights.", "", *_table(header, rows)]
+    return [f"Mean over t = 1/8 ... 7/8, {kind} weights.", "", *table(header, rows), ""]
 
 
 def _scores(rounds: Mapping[int, Round], kind: str) -> list[str]:
@@ -85,7 +82,7 @@ def _scores(rounds: Mapping[int, Round], kind: str) -> list[str]:
         [name, *(_interval(last.scores.get(k, {}).get(name)) for k in ("ema", "raw"))]
         for name in last.scores[kind if kind in last.scores else next(iter(last.scores))]
     ]
-    return [f"At step {last.step}.", "", *_table(["score", "ema", "raw"], rows)]
+    return [f"At step {last.step}.", "", *table(["score", "ema", "raw"], rows), ""]
 
 
 def _interval(score: Any) -> str:
@@ -120,7 +117,7 @@ def _preference(run: Path, rounds: Mapping[int, Round], out: Path, assets: Path)
         for r in found["agreement"]
         if r["stratum"] in ("all", *MEDIA) and r["coefficient"] != "pearson"
     ]
-    lines += _table(["score", "loss", "coefficient", "agreement", "95 %", "n", "worth"], rows)
+    lines += [*table(["score", "loss", "coefficient", "agreement", "95 %", "n", "worth"], rows), ""]
     figure = plot_scatter(evidence, None, assets / "scatter.png")
     return lines + _figure(figure, out, "Scores against validation loss, a point per checkpoint")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from mmflow.metrics.correlation import COEFFICIENTS, MIN_POINTS, correlate
+from mmflow.report.markdown import table
 from mmflow.study.plan import Study
 from mmflow.study.plot_scaling import SCORES, plot_losses, plot_scores
 from mmflow.study.scaling import Estimate, iso_flops
@@ -84,7 +85,7 @@ def _losses(study: Study, runs: Sequence[SizeRun], media: Sequence[str], found: 
     yield "## Losses"
     yield ""
     ends = [f"{m} at step {step}" for m in media] + [f"{m} at the end" for m in media]
-    yield from _table(
+    yield from table(
         [study.rows, "parameters", "steps", "FLOPs", *ends, "kernel distance at the end"],
         (
             [
@@ -120,7 +121,7 @@ def _power_laws(found: dict[str, Laws], first: int) -> Iterator[str]:
                 no_floor = name == "E" and value.value < NO_FLOOR * law.predicted[0].measured
                 text = "not told from 0" if no_floor else _with_interval(value)
                 rows.append([medium, "L(N, D)", name, text, _spread(law.joint.spread)])
-    yield from _table(["medium", "law", "parameter", "value (95 %)", "spread of a loss"], rows)
+    yield from table(["medium", "law", "parameter", "value (95 %)", "spread of a loss"], rows)
 
 
 def _predictions(study: Study, found: dict[str, Laws], held_out: str) -> Iterator[str]:
@@ -134,7 +135,7 @@ def _predictions(study: Study, found: dict[str, Laws], held_out: str) -> Iterato
                 [medium, each.law, str(each.step), _with_interval(each.said), f"{each.measured:.4f}",
                  f"{each.error:+.1f} %", inside]
             )  # fmt: skip
-    yield from _table(["medium", "law", "step", "said (95 %)", "measured", "error", "inside"], rows)
+    yield from table(["medium", "law", "step", "said (95 %)", "measured", "error", "inside"], rows)
 
 
 def _best_sizes(runs: Sequence[SizeRun], media: Sequence[str]) -> Iterator[str]:
@@ -159,7 +160,7 @@ def _best_sizes(runs: Sequence[SizeRun], media: Sequence[str]) -> Iterator[str]:
             best = f"the {each.edge} of them" if each.edge else _number(each.best)
             rows.append([medium, f"{each.flops:.3g}", losses, best, f"{each.loss:.4f}"])
     if rows:
-        yield from _table(["medium", "FLOPs", "parameters: loss", "best N", "loss there"], rows)
+        yield from table(["medium", "FLOPs", "parameters: loss", "best N", "loss there"], rows)
     else:
         yield "No three sizes have spent the same FLOPs: train the smaller ones longer."
 
@@ -194,14 +195,7 @@ def _agreement(runs: Sequence[SizeRun], media: Sequence[str]) -> Iterator[str]:
                     [title, medium, coefficient, f"{i.value:+.2f} ({i.low:+.2f} to {i.high:+.2f})",
                      f"{i.n}, worth {found.effective:.1f}"]
                 )  # fmt: skip
-    yield from _table(["score", "loss of", "coefficient", "agreement (95 %)", "checkpoints"], rows)
-
-
-def _table(header: Sequence[str], rows: Iterator[list[str]] | Sequence[list[str]]) -> Iterator[str]:
-    yield "| " + " | ".join(header) + " |"
-    yield "|" + "---|" * len(header)
-    for row in rows:
-        yield "| " + " | ".join(row) + " |"
+    yield from table(["score", "loss of", "coefficient", "agreement (95 %)", "checkpoints"], rows)
 
 
 def _exp(x: float) -> float:
