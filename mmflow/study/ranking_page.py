@@ -92,7 +92,7 @@ def page(studies: dict[str, Study], path: Path, command: str) -> str:
         "",
     ]
     for file, study in studies.items():
-        ranked, stem = read_ranked(study), f"{path.stem}_{Path(file).stem}"
+        ranked, stem = read_ranked(study), Path(file).stem
         plot_ranks(ranked.found["all"], path.with_name(f"{stem}_ranks.png"))
         plot_steps(ranked.rows, study.rows, path.with_name(f"{stem}_steps.png"))
         lines += [f"## `{file}`", "", *_what(file, ranked), "", *_ranks(ranked), ""]
@@ -148,8 +148,9 @@ def _ranks(ranked: Ranked) -> Iterator[str]:
     first = ranked.found["all"]
     yield (
         f"= is a tie. {separated_share(first):.0%} of the pairs have intervals that do not overlap. Intervals: "
-        "training seeds drawn anew, every metric moved by its standard error; one seed says nothing of others. "
-        "Validation losses are of the velocity, with uniform weights over t."
+        "training seeds drawn anew, every metric moved by its standard error; one seed says nothing of others. Noise on "
+        "top of noise leaves fewer variants beaten, so that intervals reach further down than up. Validation losses are "
+        "of the velocity, with uniform weights over t."
     )
 
 

@@ -50,7 +50,7 @@ def test_a_study_that_ranks_as_the_paper_does_bears_it_out(tmp_path: Path) -> No
     assert text.count(" | yes |") == len(CLAIMS) and " | no |" not in text
     # v is the paper's rows 10 and 12, from 0: 1 - 11 / 20 and 11; with 5 steps half the score and twice the distance.
     assert "| v | 2 | 0.23 / 22.0000 | 0.45 / 11.0000 |" in text
-    for figure in ("page_some_ranks.png", "page_some_steps.png"):
+    for figure in ("some_ranks.png", "some_steps.png"):
         assert f"({figure})" in text and (tmp_path / figure).stat().st_size > 10_000
 
 
