@@ -148,9 +148,9 @@ def _ranks(ranked: Ranked) -> Iterator[str]:
     first = ranked.found["all"]
     yield (
         f"= is a tie. {separated_share(first):.0%} of the pairs have intervals that do not overlap. Intervals: "
-        "training seeds drawn anew, every metric moved by its standard error; one seed says nothing of others. Noise on "
-        "top of noise leaves fewer variants beaten, so that intervals reach further down than up. Validation losses are "
-        "of the velocity, with uniform weights over t."
+        "training seeds drawn anew, every metric moved by its standard error; one seed says nothing of others. Noise "
+        "on top of noise leaves fewer variants beaten, so that intervals reach further down than up. Validation losses "
+        "are of the velocity, with uniform weights over t."
     )
 
 
