@@ -16,7 +16,7 @@ from mmflow.metrics.interval import Z95
 from mmflow.metrics.protocol import IID, Protocol, Question
 from mmflow.metrics.proxy import summary
 from mmflow.metrics.random_features import RandomFeatures
-from mmflow.metrics.shapes_scores import score_shapes
+from mmflow.metrics.shapes_scores import Metadata, chance, score_shapes
 from mmflow.shapes.prompts import GENEVAL_TASKS
 from mmflow.shapes.world import World
 from mmflow.study.plan import JudgeSettings
@@ -71,6 +71,17 @@ class ShapesJudge:
             self.settings.prompts, self.settings.images, held_out_prompts=0, seed=self.settings.seed, tasks=self.tasks
         )
         return [question for question in asked.questions(self.world, clips=False) if question.split == IID]
+
+    def chance(self) -> float:
+        """The score of pictures that are right and drawn without reading the prompts, 0 to 1.
+
+        Raises:
+            ValueError: if a task is asked but one prompt.
+        """
+        by_task: dict[str, list[Metadata]] = {}
+        for question in self.questions():
+            by_task.setdefault(question.metadata["tag"], []).append(question.metadata)
+        return float(np.mean([chance(self.world, prompts) for prompts in by_task.values()]))
 
     def requests(self) -> list[Request]:
         """The pictures to make, in the order of the questions."""

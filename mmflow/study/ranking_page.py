@@ -11,7 +11,8 @@ from mmflow.flow.formulations import TABLE_1
 from mmflow.metrics.correlation import MIN_POINTS, correlate
 from mmflow.metrics.ranking import Standing, separated_share
 from mmflow.report.markdown import table
-from mmflow.study.plan import Study
+from mmflow.study.judge import ShapesJudge
+from mmflow.study.plan import Study, text
 from mmflow.study.plot import family, plot_ranks, plot_steps
 from mmflow.study.standing import Metrics, rank_columns
 from mmflow.study.table import Row, collect
@@ -98,9 +99,17 @@ def page(studies: dict[str, Study], path: Path, command: str) -> str:
         lines += [f"## `{file}`", "", *_what(file, ranked), "", *_ranks(ranked), ""]
         lines += [f"![mean ranks with intervals]({stem}_ranks.png)", "", *_paper(ranked), "", *_few_steps(ranked), ""]
         lines += [f"![score and distance against steps]({stem}_steps.png)", ""]
-    text = "\n".join(lines).rstrip() + "\n"
-    path.write_text(text)
-    return text
+    written = "\n".join(lines).rstrip() + "\n"
+    path.write_text(written)
+    return written
+
+
+def chance_of(study: Study) -> float:
+    """The score of whoever draws well and does not read, in the base's world."""
+    from mmflow.cli import build
+
+    _, data = build(Path(study.base), [f"--{key}={text(value)}" for key, value in study.fixed.items()])
+    return ShapesJudge(data.world, study.judge).chance()
 
 
 def _what(file: str, ranked: Ranked) -> Iterator[str]:
@@ -113,7 +122,8 @@ def _what(file: str, ranked: Ranked) -> Iterator[str]:
         f"`python tools/study.py run --config {file}` trains `{study.base}` with every formulation: "
         f"{len(ranked.by_name)} of {len(study.axis(study.rows))} are done, {seeds} seed{'s' if seeds > 1 else ''} of "
         f"training{sets}. A run took {seconds:.0f} s of training (median). The checkpoint with the least validation "
-        f"loss of the averaged weights is sampled in {settings} ways, {pictures:.0f} pictures each."
+        f"loss of the averaged weights is sampled in {settings} ways, {pictures:.0f} pictures each. Score is the "
+        f"share of pictures that are right; by chance it is {chance_of(study):.3f}."
     )
     if ranked.missing:
         yield ""

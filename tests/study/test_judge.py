@@ -7,6 +7,7 @@ import pytest
 
 from mmflow.metrics.clip_score import ClipFeatures, ClipScore
 from mmflow.metrics.distance import frechet_distance, kernel_distance
+from mmflow.metrics.shapes_scores import chance
 from mmflow.shapes.world import World
 from mmflow.study.judge import ShapesJudge
 from mmflow.study.plan import JudgeSettings
@@ -50,6 +51,13 @@ def test_a_study_may_ask_for_some_of_the_tasks_only() -> None:
     assert "geneval/position" not in numbers
     assert judge.identity()["tasks"] == ["colors", "counting"]
     assert "tasks" not in ShapesJudge(WORLD, JudgeSettings()).identity()
+
+
+def test_chance_is_the_mean_over_the_tasks() -> None:
+    judge = ShapesJudge(WORLD, JudgeSettings(prompts=8, images=1, tasks=("colors", "counting")))
+    asked = [question.metadata for question in judge.questions()]
+    each = [chance(WORLD, [prompt for prompt in asked if prompt["tag"] == task]) for task in judge.tasks]
+    assert judge.chance() == sum(each) / 2 and all(0 < value < 0.6 for value in each)
 
 
 @pytest.mark.parametrize("tasks", [("colours",), ()])

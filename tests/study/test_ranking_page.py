@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from mmflow.flow.formulations import TABLE_1
+from mmflow.study import ranking_page
 from mmflow.study.folder import score_file
 from mmflow.study.plan import Setting, Study
 from mmflow.study.ranking_page import CLAIMS, page
@@ -13,6 +14,12 @@ from mmflow.train.run import write_json
 from tests.study.test_records import TINY, finish
 
 NAMES = list(TABLE_1)
+
+
+@pytest.fixture
+def chance(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stands for what takes ten seconds to find."""
+    monkeypatch.setattr(ranking_page, "chance_of", lambda study: 0.125)
 
 
 def write(tmp_path: Path, place: Callable[[int], float], done: int = len(NAMES), error: float = 1e-9) -> str:
@@ -42,6 +49,7 @@ def test_a_study_that_ranks_as_the_paper_does_bears_it_out(tmp_path: Path) -> No
     text = write(tmp_path, float)
     assert "16 of 16 are done, 2 seeds of training" in text and "Not whole" not in text
     assert "sampled in 6 ways, 6 pictures each" in text and "100% of the pairs" in text
+    assert 0.05 < float(text.split("by chance it is ")[1].split(".\n")[0]) < 0.25
     rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| 1") or " | `" in line]
     assert [row[1].strip("`") for row in rows[:16]] == NAMES
     assert [float(row[5]) for row in rows[:16]] == [TABLE_1[name][0] for name in NAMES]
@@ -54,17 +62,17 @@ def test_a_study_that_ranks_as_the_paper_does_bears_it_out(tmp_path: Path) -> No
         assert f"({figure})" in text and (tmp_path / figure).stat().st_size > 10_000
 
 
-def test_a_study_that_ranks_the_other_way_says_so(tmp_path: Path) -> None:
+def test_a_study_that_ranks_the_other_way_says_so(tmp_path: Path, chance: None) -> None:
     text = write(tmp_path, lambda n: 15.0 - n)
-    assert "Spearman's -1.00" in text and text.count(" | no |") == len(CLAIMS)
+    assert "by chance it is 0.125." in text and "Spearman's -1.00" in text and text.count(" | no |") == len(CLAIMS)
 
 
-def test_what_noise_covers_is_not_told_apart(tmp_path: Path) -> None:
+def test_what_noise_covers_is_not_told_apart(tmp_path: Path, chance: None) -> None:
     text = write(tmp_path, lambda n: n / 1000, error=5.0)
     assert text.count(" | not told apart |") == len(CLAIMS) and "| 1= |" in text and "0% of the pairs" in text
 
 
-def test_rows_that_are_not_there_are_named_and_in_no_rank(tmp_path: Path) -> None:
+def test_rows_that_are_not_there_are_named_and_in_no_rank(tmp_path: Path, chance: None) -> None:
     text = write(tmp_path, float, done=5)
     assert "5 of 16 are done" in text and f"in no rank: {', '.join(NAMES[5:])}." in text
     assert "Spearman" not in text and "`eps/linear`" not in text  # five points are too few, and it is the sixth
