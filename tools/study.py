@@ -206,9 +206,11 @@ def scale(args: argparse.Namespace) -> int:
 
 def page(args: argparse.Namespace) -> int:
     """Writes the page of studies of objectives, as far as they have been run."""
+    from mmflow.__main__ import quieten
     from mmflow.study.plan import read_study
     from mmflow.study.ranking_page import page as write
 
+    quieten()
     files = [str(file) for file in args.config]
     command = f"python tools/study.py page --config {' '.join(files)} --out {args.out}"
     write({file: read_study(file) for file in files}, args.out, command)
