@@ -133,8 +133,12 @@ def standings(names: Sequence[str], measured: Measured) -> list[Standing]:
     return sorted(found, key=lambda each: (each.rank, each.name))
 
 
+def are_apart(a: Standing, b: Standing) -> bool:
+    """Whether their intervals do not overlap."""
+    return a.high < b.low or b.high < a.low
+
+
 def separated_share(found: Sequence[Standing]) -> float:
     """Share of all pairs of variants whose intervals do not overlap; 0 without intervals."""
     pairs = [(a, b) for i, a in enumerate(found) for b in found[:i]]
-    apart = sum(a.high < b.low or b.high < a.low for a, b in pairs)
-    return apart / len(pairs) if pairs else 0.0
+    return sum(are_apart(a, b) for a, b in pairs) / len(pairs) if pairs else 0.0

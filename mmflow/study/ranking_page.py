@@ -9,12 +9,12 @@ import numpy as np
 
 from mmflow.flow.formulations import TABLE_1
 from mmflow.metrics.correlation import MIN_POINTS, correlate
-from mmflow.metrics.ranking import Standing, separated_share
+from mmflow.metrics.ranking import Standing, are_apart, separated_share
 from mmflow.report.markdown import table
 from mmflow.study.judge import ShapesJudge
 from mmflow.study.plan import Study, text
 from mmflow.study.plot import family, plot_ranks, plot_steps
-from mmflow.study.standing import Metrics, rank_columns
+from mmflow.study.standing import rank_columns
 from mmflow.study.table import Row, collect
 
 CLAIMS = (
@@ -58,7 +58,7 @@ class Ranked:
         return fmean(r[column] for r in self.rows if r[self.study.rows] == name and setting.items() <= r.items())
 
 
-def read_ranked(study: Study, metrics: Metrics = Metrics()) -> Ranked:
+def read_ranked(study: Study) -> Ranked:
     """The variants that are whole, ranked among themselves; nothing is made up for the others.
 
     Raises:
@@ -71,7 +71,7 @@ def read_ranked(study: Study, metrics: Metrics = Metrics()) -> Ranked:
     if len(names) < 2:
         raise ValueError(f"{study.out}: {len(names)} of {len(counts)} variants are whole, too few to rank")
     kept = [row for row in rows if row[study.rows] in names]
-    return Ranked(study, kept, rank_columns(kept, study.rows, metrics), [n for n in counts if n not in names])
+    return Ranked(study, kept, rank_columns(kept, study.rows), [n for n in counts if n not in names])
 
 
 def page(studies: dict[str, Study], path: Path, command: str) -> str:
@@ -180,8 +180,7 @@ def _paper(ranked: Ranked) -> Iterator[str]:
     for better, worse in CLAIMS:
         if better in mine and worse in mine:
             a, b = mine[better], mine[worse]
-            apart = a.high < b.low or b.high < a.low
-            verdict = ("yes" if a.rank < b.rank else "no") if apart else "not told apart"
+            verdict = ("yes" if a.rank < b.rank else "no") if are_apart(a, b) else "not told apart"
             rows.append([f"`{better}` before `{worse}`", f"{a.rank:.2f} and {b.rank:.2f}", verdict])
     if rows:
         yield from table(["the paper has", "mean ranks here", "borne out"], rows)
