@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import sys
 import time
 import traceback
@@ -86,10 +87,15 @@ def see_to_it() -> None:
 
 def let_the_first_speak() -> None:
     """Waits, on all processes but the first, before an error is said: one message is enough, and what started them ends
-    all when the first one ends. Whoever is still there has an error of its own.
+    all when the first one ends. Whoever is still there has an error of its own; whoever was told to end while it read
+    its configuration, and could not, has not.
     """
+    from mmflow.train.preemption import RECEIVED
+
     rank = next((os.environ[name] for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if name in os.environ), "0")
     if rank != "0":
+        if signal.SIGTERM in RECEIVED:
+            raise SystemExit(1)
         time.sleep(PATIENCE)
 
 

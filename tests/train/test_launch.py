@@ -1,6 +1,7 @@
 """Who started the processes, and what contradicts it."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mmflow.__main__ import main
 from mmflow.train.history import read_history
 from mmflow.train.launch import Launch, check_rendezvous, detect, settle
 from tests.processes import free_port
@@ -92,6 +94,25 @@ def test_torchrun_on_two_nodes(tmp_path: Path) -> None:
     assert read_history(tmp_path / "run")[0]["processes"] == read_history(tmp_path / "run")[0]["nodes"] == 2
     fit(tmp_path / "one", *few)
     np.testing.assert_allclose(losses(tmp_path / "run"), losses(tmp_path / "one"), rtol=2e-5)
+
+
+def test_a_process_that_was_told_to_end_has_nothing_to_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first has ended while this one, slower, was still at its configuration and only noted the signal."""
+
+    def slower(given: list[str]) -> list[str]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise ValueError("what the first has said")
+
+    monkeypatch.setattr("mmflow.cli.expand_run", slower)
+    monkeypatch.setattr("mmflow.train.preemption.RECEIVED", set())  # what it notes is nobody else's
+    for rank, said in (("0", 1), ("1", 0)):
+        monkeypatch.setenv("RANK", rank)
+        with pytest.raises(SystemExit) as end:
+            main(["fit"])
+        assert end.value.code == 1
+        assert capsys.readouterr().err.count("what the first has said") == said
 
 
 @pytest.mark.slow
