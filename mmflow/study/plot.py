@@ -60,6 +60,8 @@ def plot_steps(rows: Sequence[Row], by: str, path: Path, metrics: Metrics = Metr
         panel.set_xscale("log")
         panel.set_xticks(steps, [f"{s:g}" for s in steps])
         panel.minorticks_off()
+        if sign < 0 and min(map(min, curves.values())) > 0:  # an unbiased distance may be below 0
+            panel.set_yscale("log")
         panel.set_xlabel("steps")
         panel.set_ylabel(f"{column} ({'higher' if sign > 0 else 'lower'} is better)")
         panel.legend(fontsize=8, frameon=False)
@@ -79,7 +81,7 @@ def plot_ranks(found: Sequence[Standing], path: Path) -> Path:
             panel.plot([each.low, each.high], [place, place], color=color, lw=2, alpha=0.4)
         panel.plot([each.rank], [place], "o", color=color, ms=4)
     panel.set_yticks(range(len(found)), [each.name for each in found], fontsize=7)
-    panel.invert_yaxis()
+    panel.set_ylim(len(found) - 0.5, -0.5)
     panel.set_xlabel("mean rank over all controls, with 95 % interval")
     panel.grid(axis="x", alpha=0.3)
     return save(figure, path)
