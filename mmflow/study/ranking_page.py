@@ -112,18 +112,26 @@ def chance_of(study: Study) -> float:
     return ShapesJudge(data.world, study.judge).chance()
 
 
+def _hardest(ranked: Ranked) -> tuple[float, float]:
+    """The largest guidance scale, and the most steps."""
+    return max(row["guidance_scale"] for row in ranked.rows), max(row["num_steps"] for row in ranked.rows)
+
+
 def _what(file: str, ranked: Ranked) -> Iterator[str]:
     study = ranked.study
     seconds, pictures = (median(row[column] for row in ranked.rows) for column in ("train_seconds", "n"))
     seeds, settings = len(study.seeds), len(study.settings) * len(study.weights)
     others = [name for name in study.axes if name != study.rows]
     sets = "".join(f", {len(study.axis(name))} of `{name}`" for name in others)
+    largest, most, chance = *_hardest(ranked), chance_of(study)
+    above = sum(ranked.mean("score", name, most, largest) > chance for name in ranked.by_name)
     yield (
         f"`python tools/study.py run --config {file}` trains `{study.base}` with every formulation: "
         f"{len(ranked.by_name)} of {len(study.axis(study.rows))} are done, {seeds} seed{'s' if seeds > 1 else ''} of "
         f"training{sets}. A run took {seconds:.0f} s of training (median). The checkpoint with the least validation "
         f"loss of the averaged weights is sampled in {settings} ways, {pictures:.0f} pictures each. Score is the "
-        f"share of pictures that are right; by chance it is {chance_of(study):.3f}."
+        f"share of pictures that are right; by chance it is {chance:.3f}. At {most:g} steps and guidance {largest:g}, "
+        f"{above} of {len(ranked.by_name)} are above that."
     )
     if ranked.missing:
         yield ""
@@ -131,8 +139,7 @@ def _what(file: str, ranked: Ranked) -> Iterator[str]:
 
 
 def _ranks(ranked: Ranked) -> Iterator[str]:
-    largest = max(row["guidance_scale"] for row in ranked.rows)
-    most = max(row["num_steps"] for row in ranked.rows)
+    largest, most = _hardest(ranked)
     titles = list(ranked.found)
     others = [{each.name: each.rank for each in ranked.found[title]} for title in titles[1:]]
     rows = []

@@ -49,7 +49,7 @@ def test_a_study_that_ranks_as_the_paper_does_bears_it_out(tmp_path: Path) -> No
     text = write(tmp_path, float)
     assert "16 of 16 are done, 2 seeds of training" in text and "Not whole" not in text
     assert "sampled in 6 ways, 6 pictures each" in text and "100% of the pairs" in text
-    assert 0.05 < float(text.split("by chance it is ")[1].split(".\n")[0]) < 0.25
+    assert 0.05 < float(text.split("by chance it is ")[1].split(". At")[0]) < 0.25
     rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| 1") or " | `" in line]
     assert [row[1].strip("`") for row in rows[:16]] == NAMES
     assert [float(row[5]) for row in rows[:16]] == [TABLE_1[name][0] for name in NAMES]
@@ -63,8 +63,9 @@ def test_a_study_that_ranks_as_the_paper_does_bears_it_out(tmp_path: Path) -> No
 
 
 def test_a_study_that_ranks_the_other_way_says_so(tmp_path: Path, chance: None) -> None:
-    text = write(tmp_path, lambda n: 15.0 - n)
-    assert "by chance it is 0.125." in text and "Spearman's -1.00" in text and text.count(" | no |") == len(CLAIMS)
+    text = write(tmp_path, lambda n: 19.0 - n)
+    assert "by chance it is 0.125. At 50 steps and guidance 2, 14 of 16 are above that." in text
+    assert "Spearman's -1.00" in text and text.count(" | no |") == len(CLAIMS)
 
 
 def test_what_noise_covers_is_not_told_apart(tmp_path: Path, chance: None) -> None:
@@ -76,5 +77,6 @@ def test_rows_that_are_not_there_are_named_and_in_no_rank(tmp_path: Path, chance
     text = write(tmp_path, float, done=5)
     assert "5 of 16 are done" in text and f"in no rank: {', '.join(NAMES[5:])}." in text
     assert "Spearman" not in text and "`eps/linear`" not in text  # five points are too few, and it is the sixth
+    assert "5 of 5 are above that" in text
     with pytest.raises(ValueError, match="1 of 16 variants are whole"):
         write(tmp_path / "fewer", float, done=1)
