@@ -78,6 +78,12 @@ def compiles(parallel: Parallel, device_type: str, trains: bool) -> bool:
     return platform.system() == "Linux" and compiler and headers
 
 
+PROGRAMS = 64
+"""Programs that the blocks may be compiled to, all together: each kind of block (a last one, one with an attention of
+its own or over time) for dense and ragged batches, with gradients and without, with an autocast and without. torch ends
+the run at the ninth, which may be the first preview of the night."""
+
+
 def blocks_of(network: nn.Module) -> list[nn.Module]:
     """The repeated parts of a network: its `blocks`."""
     blocks = getattr(network, "blocks", None)
@@ -97,6 +103,8 @@ def lay_out(network: nn.Module, parallel: Parallel, mesh: DeviceMesh | None, dty
     blocks = blocks_of(network)
     if not blocks and (parallel.compile or parallel.recompute != "none"):
         raise ValueError(f"{type(network).__name__} has no `blocks` to compile or to compute again")
+    if parallel.compile:
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, PROGRAMS)
     for block in blocks:
         if parallel.recompute != "none":
             block.forward = _recomputed(block.forward, parallel.recompute == "selective")

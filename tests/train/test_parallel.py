@@ -86,3 +86,5 @@ def test_one_compilation_serves_all_shapes(recompute: str, temporal: str) -> Non
     kinds = 2 * 2 * (2 if temporal == "added" else 1)  # blocks x (dense, ragged) x (with clips, without)
     assert found["breaks"] == 0 and 2 <= found["programs"] <= kinds + 2, found
     assert found["worst"] < 1e-3
+    # With and without gradients and an autocast: more than the eight programs after which torch gives up by itself.
+    assert 8 < found["of_all"] <= 4 * (kinds + 2), found
