@@ -20,7 +20,7 @@ def test_a_plan_says_what_a_run_costs_and_takes(capsys: pytest.CaptureFixture[st
     assert main(["--config", CONFIG, "--gpus", "2", "--gpu", "mine:16:10", "--trainer.max_steps", "1000"]) == 0
     said = capsys.readouterr().out
     for words in (
-        *("1.2 M parameters", "a step of 64 samples", "FLOPs a step", "1,000 steps", "DDP", "shards of 2"),
+        *("1.1 M parameters", "a step of 64 samples", "FLOPs a step", "1,000 steps", "DDP", "shards of 2"),
         *("selective", "block", "between steps: encode 0.0 GB", "a checkpoint is"),
     ):
         assert words in said
