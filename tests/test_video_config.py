@@ -110,6 +110,7 @@ def test_t5_may_be_absent_when_predicting(whole: Path, tmp_path: Path) -> None:
         main([*arguments, "--data.text_encoder.t5.path", "/nowhere", "--data.text_encoder.absent", "[t5]"])
     assert Image.open(whole / "predictions" / "00000.png").size == (32, 32)
     assert (whole / "predictions" / "00000.png").read_bytes() != before
+    assert (whole / "predictions-1" / "00000.png").read_bytes() == before
 
 
 BAD = {

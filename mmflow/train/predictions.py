@@ -2,6 +2,7 @@
 
 import json
 import os
+from itertools import count
 from pathlib import Path
 from typing import Any, final
 
@@ -11,10 +12,14 @@ from lightning.pytorch.callbacks import Callback
 from mmflow.batch import Request
 from mmflow.export import write_media
 
+INDEX = "index.jsonl"
+
 
 @final
 class Predictions(Callback):
     """Writes `predictions/00000.png` or `.mp4` and `predictions/index.jsonl` in the order of the prompts.
+
+    What an earlier `predict` left there is moved to `predictions-1`, `-2`, ... first.
 
     Args:
         folder: where to; null is `predictions` in the run directory.
@@ -29,7 +34,13 @@ class Predictions(Callback):
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._rows = []
-        self._folder(trainer).mkdir(parents=True, exist_ok=True)
+        folder = self._folder(trainer)
+        if trainer.is_global_zero:
+            earlier = set_aside(folder)
+            if earlier is not None:
+                print(f"kept {earlier}: what an earlier predict made")
+            folder.mkdir(parents=True, exist_ok=True)
+        trainer.strategy.barrier("predictions")
 
     def on_predict_batch_end(
         self,
@@ -70,8 +81,16 @@ class Predictions(Callback):
             rows.sort(key=lambda row: row["index"])
             writing = folder / ".index.part"
             writing.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-            os.replace(writing, folder / "index.jsonl")
-            print(f"{len(rows)} made: {folder / 'index.jsonl'}")
+            os.replace(writing, folder / INDEX)
+            print(f"{len(rows)} made: {folder / INDEX}")
+
+
+def set_aside(folder: Path) -> Path | None:
+    """Where a folder that has an index was moved to; None where there was none."""
+    if not (folder / INDEX).exists():
+        return None
+    place = next(place for k in count(1) if not (place := folder.with_name(f"{folder.name}-{k}")).exists())
+    return folder.rename(place)
 
 
 def gather(trainer: pl.Trainer, rows: list[Any]) -> list[Any]:
