@@ -39,8 +39,8 @@ class Predictions(Callback):
             earlier = set_aside(folder)
             if earlier is not None:
                 print(f"kept {earlier}: what an earlier predict made")
-            folder.mkdir(parents=True, exist_ok=True)
         trainer.strategy.barrier("predictions")
+        folder.mkdir(parents=True, exist_ok=True)  # by every process: nodes need not share a disk
 
     def on_predict_batch_end(
         self,
@@ -86,7 +86,7 @@ class Predictions(Callback):
 
 
 def set_aside(folder: Path) -> Path | None:
-    """Where a folder that has an index was moved to; None where there was none."""
+    """Moves a folder that has an index to the first free `NAME-k`; says where to, or None where there was no index."""
     if not (folder / INDEX).exists():
         return None
     place = next(place for k in count(1) if not (place := folder.with_name(f"{folder.name}-{k}")).exists())
