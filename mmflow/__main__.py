@@ -9,6 +9,7 @@ import traceback
 import warnings
 from contextlib import nullcontext, suppress
 from pathlib import Path
+from typing import Literal
 
 BROKEN_OFF = 75
 """Exit status under SLURM of a run that an error ended between its first step and its last: worth starting again."""
@@ -28,6 +29,8 @@ def main(args: list[str] | None = None) -> None:
         with listening() if given[:1] == ["fit"] else nullcontext():
             cli = MmflowCLI(expand_run(given))
             cli.run()
+        if cli.is_done():
+            pronounce("done")
     except (ValueError, OSError) as error:
         # Past the first step an error is no longer about the configuration, and its traceback is worth more.
         begun = cli is not None and cli.has_begun()
@@ -35,7 +38,7 @@ def main(args: list[str] | None = None) -> None:
             break_off()
         if begun or os.environ.get("MMFLOW_TRACEBACK"):
             raise
-        see_to_it()
+        pronounce("fatal")
         let_the_first_speak()
         print(f"mmflow: error: {message(error)}\n(MMFLOW_TRACEBACK=1 shows where)", file=sys.stderr)
         raise SystemExit(1) from error
@@ -48,7 +51,7 @@ def main(args: list[str] | None = None) -> None:
             if cli is not None and cli.has_begun():
                 break_off()
             raise
-        see_to_it()
+        pronounce("fatal")
         if not is_first():
             raise SystemExit(1) from error  # all processes have the same to say
         print(f"mmflow: {message(error)}", file=sys.stderr)
@@ -74,15 +77,17 @@ def is_first() -> bool:
     return not dist.is_initialized() or dist.get_rank() == 0
 
 
-def see_to_it() -> None:
-    """Leaves the file that tools/slurm/train.sbatch has named: another start would end as this one does.
+def pronounce(verdict: Literal["done", "fatal"]) -> None:
+    """Writes what another start would be of no use for into the file that tools/slurm/train.sbatch has named: the run
+    is complete, or would end as this one does.
 
-    The exit status does not reach it: once one process has ended, srun kills the others, and tells of them.
+    Exit statuses do not reach it: once one process has failed, srun kills the others, and tells of them; and a process
+    may still break in what Python and its libraries do after the last line of a run.
     """
-    path = os.environ.get("MMFLOW_FATAL")
+    path = os.environ.get("MMFLOW_VERDICT")
     if path:
         with suppress(OSError):
-            Path(path).touch()
+            Path(path).write_text(verdict)
 
 
 def let_the_first_speak() -> None:

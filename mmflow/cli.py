@@ -18,13 +18,14 @@ from mmflow.train.checkpoint import Checkpoints
 from mmflow.train.ema import Ema
 from mmflow.train.goodput import Goodput
 from mmflow.train.guard import Guard
+from mmflow.train.history import came_to_its_end
 from mmflow.train.interference import Interference
 from mmflow.train.launch import check_rendezvous, detect, settle
 from mmflow.train.loggers import RunCsv, RunWandb, wandb_id
 from mmflow.train.module import FlowModule
 from mmflow.train.precedence import Changes, changes, check, check_format
 from mmflow.train.predictions import Predictions
-from mmflow.train.preemption import Preemption, find_preemption, job_id, requeue
+from mmflow.train.preemption import Preemption, find_preemption, is_stopped, job_id, requeue
 from mmflow.train.preference import Preference
 from mmflow.train.preflight import Preflight
 from mmflow.train.previews import Previews
@@ -183,6 +184,8 @@ class MmflowCLI(LightningCLI):
         if self.config[self._command].ckpt_path is not None:
             self.model.init_from = None  # the checkpoint holds the weights, and the first ones may be gone
         super()._run_subcommand(self._command)
+        if self.is_done() and not self.has_begun() and self.trainer.max_steps == self.trainer.global_step:
+            print(nothing_to_train(self.trainer), flush=True)
         stopped = find_preemption(self.trainer)
         if stopped is not None and stopped.wants_requeue() and self.trainer.is_global_zero:
             requeue(job_id())
@@ -191,6 +194,12 @@ class MmflowCLI(LightningCLI):
         """Whether a training step has been done since the start; one that ended in an error counts as none."""
         trainer: pl.Trainer | None = getattr(self, "trainer", None)
         return trainer is not None and trainer.state.fn == "fit" and trainer.global_step > self.model.loaded_step
+
+    def is_done(self) -> bool:
+        """Whether this was a `fit` that came to its end, as the first process sees it: nothing asked it to stop."""
+        trainer: pl.Trainer = self.trainer
+        ended = trainer.state.fn == "fit" and trainer.state.finished and not is_stopped(trainer)
+        return bool(ended and trainer.is_global_zero)
 
     def before_instantiate_classes(self) -> None:
         """Settles the run directory and the checkpoint to start from.
@@ -288,6 +297,15 @@ class MmflowCLI(LightningCLI):
             config, skip_validation=True, skip_link_targets=True, skip_none=False
         )
         return text
+
+
+def nothing_to_train(trainer: pl.Trainer) -> str:
+    """What to say of a run that was complete before it was started again."""
+    run, step = trainer.default_root_dir, trainer.global_step
+    said = f"mmflow: nothing to train: {run} is at step {step}, and trainer.max_steps is {trainer.max_steps}"
+    if not came_to_its_end(Path(run)):
+        said += f". Its end was cut off: python -m mmflow test --ckpt_path {run} makes samples and scores of it"
+    return said
 
 
 def as_config(part: Any) -> Namespace:

@@ -37,3 +37,10 @@ def read_history(run: Path) -> list[dict[str, Any]]:
             except ValueError:
                 continue
     return found
+
+
+def came_to_its_end(run: Path) -> bool:
+    """Whether the last start that trained ended of its own accord: previews, scores and all."""
+    events = [line["event"] for line in read_history(run)]
+    since = max((place for place, event in enumerate(events) if event in ("start", "continue")), default=0)
+    return "end" in events[since:] and "stop" not in events[since:]

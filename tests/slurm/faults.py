@@ -1,5 +1,6 @@
 """What goes wrong in a run, at a stated step of its first start: a callback for `trainer.callbacks`."""
 
+import atexit
 import os
 import signal
 import time
@@ -10,7 +11,8 @@ from lightning.pytorch.callbacks import Callback
 
 
 class Fault(Callback):
-    """Raises, sleeps for ever, or kills its process; and makes every step of the first start take some time.
+    """Raises, sleeps for ever, kills its process, or breaks it when all is done; and makes every step of the first
+    start take some time.
 
     Args:
         kind: what happens.
@@ -35,3 +37,5 @@ class Fault(Callback):
                 time.sleep(3600)
             if self.kind == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
+            if self.kind == "exit":
+                atexit.register(os.abort)

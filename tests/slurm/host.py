@@ -14,7 +14,7 @@ SlurmctldHost=localhost(127.0.0.1)
 SlurmctldPort={ports[0]}
 SlurmUser=root
 AuthType=auth/munge
-AuthInfo=socket={root}/munge.socket,cred_expire=3
+AuthInfo=socket={root}/munge.socket,cred_expire=15
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
@@ -30,7 +30,7 @@ PreemptMode=REQUEUE
 JobRequeue=1
 KillWait=5
 MinJobAge=300
-SlurmdTimeout=10
+SlurmdTimeout=60
 OverTimeLimit=0
 SchedulerParameters=sched_interval=2,bf_interval=2
 SlurmctldPidFile={root}/slurmctld.pid

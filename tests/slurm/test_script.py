@@ -22,7 +22,8 @@ def program(folder: Path, name: str, text: str) -> None:
         ("exit 75", 0, 75, True),
         ("exit 137", 3, 137, True),
         ("exit 137", 100, 137, False),
-        ('touch "$MMFLOW_FATAL"; exit 137', 0, 1, False),  # the first task said so, and srun killed the others
+        ('echo fatal > "$MMFLOW_VERDICT"; exit 137', 0, 1, False),  # the first task said so, and srun killed the others
+        ('echo done > "$MMFLOW_VERDICT"; exit 134', 0, 0, False),  # a task that broke after the end
     ],
 )
 def test_what_is_started_again(srun: str, restarts: int, status: int, again: bool, tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ class Job:
         assert plain["global_step"] == STEPS and plain["FlowData"]["position"] == 8 * STEPS
         history = read_history(self.run)
         assert max(int(line["slurm"].get("restart_count", 0)) for line in history) == restarts
-        assert int(self.host.job(self.id)["Restarts"]) == restarts
+        assert int(self.host.job(self.id)["Restarts"]) == restarts, self.said()[-6000:]
         return [str(line["event"]) for line in history]
 
 
@@ -180,6 +180,15 @@ def test_a_rank_that_fails(kind: str, host: Host, undisturbed: Path, tmp_path: P
     else:
         assert "rank 1 on" in job.said() and "is behind: step 3, forward" in job.said()
         assert "on_train_batch_start" in (job.run / "hang" / "rank-00001.txt").read_text()
+
+
+def test_a_rank_that_breaks_after_the_end(host: Host, undisturbed: Path, tmp_path: Path) -> None:
+    """The run is done, and not started again."""
+    fault = f"{slowly('exit', seconds=0)} --trainer.callbacks.init_args.rank=0"
+    job = Job(host, tmp_path, fault=fault)
+    job.ends()
+    assert job.is_like(undisturbed, restarts=0) == ["start", "end"]
+    assert "srun ended with status 134 after the run was done" in job.said()
 
 
 def test_what_contradicts_slurm_ends_the_job(host: Host, tmp_path: Path) -> None:

@@ -91,12 +91,12 @@ def test_too_many_end_the_run(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """For good: another start would come to the same place."""
-    monkeypatch.setenv("MMFLOW_FATAL", str(tmp_path / "fatal"))
+    monkeypatch.setenv("MMFLOW_VERDICT", str(tmp_path / "verdict"))
     poison = ("--trainer.callbacks+=tests.train.test_guard.Poison", "--trainer.callbacks.init_args.steps=[1,3]")
     with pytest.raises(SystemExit) as end:
         main(command(tmp_path / "run", "--trainer.max_steps", 6, "--guard.max_skipped", 1, *poison))
     said = capfd.readouterr().err
-    assert end.value.code == 1 and (tmp_path / "fatal").exists() and "Traceback" not in said
+    assert end.value.code == 1 and (tmp_path / "verdict").read_text() == "fatal" and "Traceback" not in said
     assert "2 of the last 4 steps had to be skipped, more than guard.max_skipped 1" in said
     assert len(list((tmp_path / "run" / "faults").iterdir())) == 2
 
