@@ -1,5 +1,6 @@
 """Runs on a real SLURM of two nodes on this host, disturbed in every way; each ends as an undisturbed one does."""
 
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -188,7 +189,8 @@ def test_a_rank_that_breaks_after_the_end(host: Host, undisturbed: Path, tmp_pat
     job = Job(host, tmp_path, fault=fault)
     job.ends()
     assert job.is_like(undisturbed, restarts=0) == ["start", "end"]
-    assert "srun ended with status 134 after the run was done" in job.said()
+    # SIGABRT's status, or SIGTERM's where the other task was still on its way out.
+    assert re.search(r"srun ended with status 1(34|43) after the run was done", job.said()), job.said()
 
 
 def test_what_contradicts_slurm_ends_the_job(host: Host, tmp_path: Path) -> None:
