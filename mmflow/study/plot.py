@@ -64,7 +64,8 @@ def plot_steps(rows: Sequence[Row], by: str, path: Path, metrics: Metrics = Metr
             panel.set_yscale("log")
         panel.set_xlabel("steps")
         panel.set_ylabel(f"{column} ({'higher' if sign > 0 else 'lower'} is better)")
-        panel.legend(fontsize=8, frameon=False)
+        # Beside the curves, which may be anywhere: one name a family.
+        panel.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=3)
     figure.suptitle(
         f"guidance {largest:g}, {weights} weights; bold: best of each family at {steps[-1]:g} steps", fontsize=9
     )
