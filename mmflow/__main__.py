@@ -78,8 +78,8 @@ def is_first() -> bool:
 
 
 def pronounce(verdict: Literal["done", "fatal"]) -> None:
-    """Writes what another start would be of no use for into the file that tools/slurm/train.sbatch has named: the run
-    is complete, or would end as this one does.
+    """Tells tools/slurm/train.sbatch, by the file that it has named, that another start would be of no use: the run is
+    complete, or would end in the same error.
 
     Exit statuses do not reach it: once one process has failed, srun kills the others, and tells of them; and a process
     may still break in what Python and its libraries do after the last line of a run.

@@ -18,7 +18,6 @@ from mmflow.train.checkpoint import Checkpoints
 from mmflow.train.ema import Ema
 from mmflow.train.goodput import Goodput
 from mmflow.train.guard import Guard
-from mmflow.train.history import came_to_its_end
 from mmflow.train.interference import Interference
 from mmflow.train.launch import check_rendezvous, detect, settle
 from mmflow.train.loggers import RunCsv, RunWandb, wandb_id
@@ -33,7 +32,7 @@ from mmflow.train.probes import AttentionProbes
 from mmflow.train.progress import TrainingBar
 from mmflow.train.proxies import Proxies
 from mmflow.train.rehearsal import Rehearsal
-from mmflow.train.run import RunRecord, make_writable, start
+from mmflow.train.run import RunRecord, make_writable, nothing_to_train, start
 from mmflow.train.saved import newest
 from mmflow.train.scores import Scores
 from mmflow.train.sharded import trainer_layout
@@ -297,15 +296,6 @@ class MmflowCLI(LightningCLI):
             config, skip_validation=True, skip_link_targets=True, skip_none=False
         )
         return text
-
-
-def nothing_to_train(trainer: pl.Trainer) -> str:
-    """What to say of a run that was complete before it was started again."""
-    run, step = trainer.default_root_dir, trainer.global_step
-    said = f"mmflow: nothing to train: {run} is at step {step}, and trainer.max_steps is {trainer.max_steps}"
-    if not came_to_its_end(Path(run)):
-        said += f". Its end was cut off: python -m mmflow test --ckpt_path {run} makes samples and scores of it"
-    return said
 
 
 def as_config(part: Any) -> Namespace:

@@ -40,7 +40,9 @@ def read_history(run: Path) -> list[dict[str, Any]]:
 
 
 def came_to_its_end(run: Path) -> bool:
-    """Whether the last start that trained ended of its own accord: previews, scores and all."""
+    """Whether the last start that trained ended of its own accord: `end` is written when previews and scores are there,
+    and after a `stop`, which leaves them to the next start.
+    """
     events = [line["event"] for line in read_history(run)]
     since = max((place for place, event in enumerate(events) if event in ("start", "continue")), default=0)
     return "end" in events[since:] and "stop" not in events[since:]

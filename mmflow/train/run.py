@@ -13,7 +13,7 @@ from torch.distributed.fsdp import FSDPModule
 import mmflow
 from mmflow.metrics.surface_file import surface_paths
 from mmflow.train.accounts import close_books
-from mmflow.train.history import append
+from mmflow.train.history import append, came_to_its_end
 from mmflow.train.loggers import RunCsv
 from mmflow.train.pending import KEY as PENDING
 from mmflow.train.pending import log_pending, pending_row
@@ -100,6 +100,15 @@ def describe(trainer: pl.Trainer, pl_module: Any, changed: Changes) -> list[str]
         *layout_lines(pl_module, trainer),
         *verdict(obstacles(pl_module, data.encoders)),
     ]
+
+
+def nothing_to_train(trainer: pl.Trainer) -> str:
+    """What to say of a run that was complete before it was started again."""
+    run, step = trainer.default_root_dir, trainer.global_step
+    said = f"mmflow: nothing to train: {run} is at step {step}, and trainer.max_steps is {trainer.max_steps}"
+    if not came_to_its_end(Path(run)):
+        said += f". Its end was cut off: python -m mmflow test --ckpt_path {run} makes samples and scores of it"
+    return said
 
 
 def class_name(network: Any) -> str:

@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "srun", "scontrol", "squeue")
+# cred_expire is also how long a job that was put back waits; below 5 SLURM takes its default, two minutes.
+# SlurmdTimeout: on a busy machine a node may be silent for ten seconds without being dead.
 CONFIG = """
 ClusterName=test
 SlurmctldHost=localhost(127.0.0.1)
