@@ -10,23 +10,25 @@ import pytest
 
 from tests.test_cli import ENV, ROOT, mmflow
 
-MINUTES = 3
+STEPS = 160
 
 
 @pytest.mark.slow
 def test_the_quickstart_learns(tmp_path: Path) -> None:
-    """A quarter of its time: the schedule is that of the shorter run, so that it ends as the whole one does."""
+    """A number of steps instead of minutes, so that a slow machine shows the same; the schedule is that of the
+    shorter run, so that it ends as the whole one does.
+    """
     mmflow(
         *("fit", "--config", ROOT / "configs" / "quickstart.yaml", "--trainer.default_root_dir", tmp_path / "run"),
-        *("--trainer.max_time", f"00:00:{MINUTES:02}:00", "--trainer.val_check_interval", 25),
-        *("--data.batch_size", 32),  # half of its own: enough steps where two tests share slow cores
+        *("--trainer.max_time", "null", "--trainer.max_steps", STEPS, "--trainer.val_check_interval", STEPS // 4),
+        *("--data.batch_size", 32),  # half of its own
         *("--data.val_samples", 64, "--scores.quick.prompts", 12, "--scores.quick.held_out_prompts", 0),
         env={key: value for key, value in ENV.items() if key != "OMP_NUM_THREADS"},
-        timeout=900,
+        timeout=3600,
     )
     with (tmp_path / "run" / "metrics.csv").open(newline="") as file:
         losses = [float(row["val/loss"]) for row in csv.DictReader(file) if row.get("val/loss")]
-    # Two minutes on two cores bring it from above 0.3 to below 0.1; a tenth of that speed would still pass.
+    # From about 0.25 after a quarter of the steps to 0.1.
     assert losses[-1] < 0.6 * losses[0], losses
     scores = json.loads((tmp_path / "run" / "results.json").read_text())["scores"]
     assert scores["geneval/overall"]["n"] == 72 and scores["motion/accuracy"]["n"] == 12
@@ -37,7 +39,7 @@ def test_the_quickstart_learns(tmp_path: Path) -> None:
 def _its_growth_is_drawn(run: Path) -> None:
     results = (run / "results.json").read_bytes()
     tool = [sys.executable, str(ROOT / "tools" / "learning.py"), str(run), "--prompts", "2", "--images", "1"]
-    subprocess.run(tool, check=True, env=ENV, timeout=600)
+    subprocess.run(tool, check=True, env=ENV, timeout=1800)
     with (run / "learning" / "scores.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     steps = {int(path.stem.split("-")[1]) for path in (run / "checkpoints").glob("step-*.ckpt")}
