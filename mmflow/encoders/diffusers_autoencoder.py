@@ -153,9 +153,11 @@ class DiffusersAutoencoder(AbstractAutoencoder):
         spec = self._spec
         if spec is not None and spec.shift is not None and spec.scale is not None:
             return spec.shift, spec.scale
-        if isinstance(getattr(network, "latents_mean", None), Tensor):
+        buffers = dict(network.named_buffers())
+        if "latents_mean" in buffers:
             factor = float(network.config.scaling_factor)
-            return tuple(network.latents_mean.tolist()), tuple((factor / network.latents_std.float()).tolist())
+            mean, std = buffers["latents_mean"], buffers["latents_std"].float()
+            return tuple(mean.tolist()), tuple((factor / std).tolist())
         raise ValueError(
             f"{self.path}: a single file says nothing of shift and scale. Give --data.autoencoder.statistics FILE: "
             '{"shift": 0.0609, "scale": 1.5305} are those of SD3, `python tools/shards.py latent-stats` measures them'

@@ -48,7 +48,7 @@ def plot_carried(config: Path, out: Path, path: Path) -> Path:
     for panel in (*panels[0], panels[1, 0]):
         panel.axvline(before, color="black", lw=0.7, ls=":")
         panel.set_xlabel("visual tokens trained on, millions (dotted: where clips begin)")
-        panel.legend(fontsize=8, frameon=False)
+        _legend(panel)
     return save(figure, path)
 
 
@@ -74,4 +74,9 @@ def _cosines(panel: Any, out: Path) -> None:
     panel.axhline(0, color="black", lw=0.7)
     panel.set_xlabel("steps since clips began")
     panel.set_title("cosine of the gradients of pictures and clips, by layer group", fontsize=9)
-    panel.legend(fontsize=8, frameon=False)
+    _legend(panel)
+
+
+def _legend(panel: Any) -> None:
+    if panel.get_legend_handles_labels()[0]:  # short runs may end before their first validation
+        panel.legend(fontsize=8, frameon=False)
