@@ -20,6 +20,7 @@ from mmflow.train.goodput import Goodput
 from mmflow.train.guard import Guard
 from mmflow.train.interference import Interference
 from mmflow.train.launch import check_rendezvous, detect, settle
+from mmflow.train.limits import limit_reached
 from mmflow.train.loggers import RunCsv, RunWandb, wandb_id
 from mmflow.train.module import FlowModule
 from mmflow.train.precedence import Changes, changes, check, check_format
@@ -183,8 +184,9 @@ class MmflowCLI(LightningCLI):
         if self.config[self._command].ckpt_path is not None:
             self.model.init_from = None  # the checkpoint holds the weights, and the first ones may be gone
         super()._run_subcommand(self._command)
-        if self.is_done() and not self.has_begun() and self.trainer.max_steps == self.trainer.global_step:
-            print(nothing_to_train(self.trainer), flush=True)
+        limit = limit_reached(self.trainer)
+        if limit is not None and self.is_done() and not self.has_begun():
+            print(nothing_to_train(self.trainer, limit), flush=True)
         stopped = find_preemption(self.trainer)
         if stopped is not None and stopped.wants_requeue() and self.trainer.is_global_zero:
             requeue(job_id())

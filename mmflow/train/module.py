@@ -10,7 +10,6 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from lightning.pytorch.callbacks import Timer
 from torch import Tensor, nn
 
 from mmflow.batch import Batch, Codec, Request, Whole
@@ -19,6 +18,7 @@ from mmflow.flow.objective import FlowObjective
 from mmflow.metrics.loss_surface import Kind
 from mmflow.model.mmdit import AbstractBackbone
 from mmflow.train.ema import find_ema
+from mmflow.train.limits import share_done
 from mmflow.train.optim import AbstractOptimizer, AdamW, LrSchedule
 from mmflow.train.parallel import Parallel, compiles, gathered, lay_out, spread, sync_gradients
 from mmflow.train.precision import Precision, choose
@@ -220,17 +220,8 @@ class FlowModule(pl.LightningModule):
             self.log("lr", self._peak_lrs[0] * factor, batch_size=batch.planned)
 
     def progress(self) -> float:
-        """Share of the run that is done: of `max_steps` or of `max_time`, whichever is further; 0 for an endless
-        run.
-        """
-        shares = [0.0]
-        if self.trainer.max_steps > 0:
-            shares.append(self.global_step / self.trainer.max_steps)
-        timer = next((c for c in self.trainer.callbacks if isinstance(c, Timer)), None)  # type: ignore[attr-defined]
-        if timer is not None and timer.time_remaining() is not None:
-            elapsed = timer.time_elapsed()
-            shares.append(elapsed / max(elapsed + (timer.time_remaining() or 0.0), 1.0))
-        return min(max(shares), 1.0)
+        """Share of the run that is done, 0 for an endless one."""
+        return share_done(self.trainer)
 
     def on_train_start(self) -> None:
         self._started = time.monotonic(), self.progress()

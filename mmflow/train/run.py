@@ -102,10 +102,10 @@ def describe(trainer: pl.Trainer, pl_module: Any, changed: Changes) -> list[str]
     ]
 
 
-def nothing_to_train(trainer: pl.Trainer) -> str:
-    """What to say of a run that was complete before it was started again."""
-    run, step = trainer.default_root_dir, trainer.global_step
-    said = f"mmflow: nothing to train: {run} is at step {step}, and trainer.max_steps is {trainer.max_steps}"
+def nothing_to_train(trainer: pl.Trainer, limit: str) -> str:
+    """What to say of a run that was complete before it was started again, by `limit`."""
+    run = trainer.default_root_dir
+    said = f"mmflow: nothing to train: {run} is at step {trainer.global_step}, and {limit} (a larger one trains on)"
     if not came_to_its_end(Path(run)):
         said += f". Its end was cut off: python -m mmflow test --ckpt_path {run} makes samples and scores of it"
     return said
