@@ -1,15 +1,8 @@
 """`history.jsonl`, and what a start makes of it that has nothing to train."""
 
-import csv
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
-
-import pytest
 
 from mmflow.train.history import append, came_to_its_end, read_history
-from mmflow.train.module import FlowModule
-from mmflow.train.optim import LrSchedule
 from tests.train.runs import fit
 
 
@@ -44,26 +37,3 @@ def test_a_run_that_is_complete_says_so(tmp_path: Path) -> None:
     for lines in ([start], [start, end.replace('"end"', '"stop"'), end]):
         (run / "history.jsonl").write_text("\n".join(lines) + "\n")
         assert f"Its end was cut off: python -m mmflow test --ckpt_path {run} makes" in fit(run, *given)
-
-
-def test_a_run_ends_with_its_time_and_the_schedule_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a number of steps, on a clock by which each of them takes a second."""
-    run, begin, clock = tmp_path / "run", FlowModule.on_train_batch_start, SimpleNamespace(now=0.0)
-
-    def tick(self: FlowModule, *args: Any) -> None:
-        begin(self, *args)
-        clock.now += 1
-
-    monkeypatch.setattr(FlowModule, "on_train_batch_start", tick)
-    monkeypatch.setattr("lightning.pytorch.callbacks.timer.time", SimpleNamespace(monotonic=lambda: clock.now))
-    given = ("--resume", "auto", "--trainer.max_steps", -1, "--trainer.max_time", "00:00:00:08", "--wandb.mode", "off")
-    given = (*given, "--model.lr_schedule.decay", "linear", "--model.optimizer.lr", 1e-3)
-    assert "nothing to train" not in fit(run, *given)
-    with (run / "metrics.csv").open(newline="") as file:
-        rates = [float(row["lr"]) for row in csv.DictReader(file) if row.get("lr")]
-    schedule = LrSchedule(warmup_steps=2, decay="linear")
-    assert rates == pytest.approx([1e-3 * schedule.factor(step, step / 8) for step in range(8)], rel=1e-5)
-    assert rates[-1] < max(rates) / 2 and came_to_its_end(run)
-    assert f"nothing to train: {run} is at step 8, and trainer.max_time is used up (a larger" in fit(run, *given)
-    assert "nothing to train" not in fit(run, *given, "--trainer.max_time", "00:00:00:12")
-    assert [(line["event"], line["step"]) for line in read_history(run)[-2:]] == [("continue", 8), ("end", 12)]
